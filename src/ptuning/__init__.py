@@ -1,0 +1,76 @@
+"""P-Tuning v2: one frozen pretrained encoder, small trained prompts at every layer, and a small head per task.
+
+    attached = ptuning.attach(model, prompts)              # prompts on a transformers model of your own
+    task = ptuning.load("runs/helpdesk-tickets")           # a saved prompt, its head, and its backbone
+    task.predict([{"text": "where is my parcel?"}])
+
+Names are imported on first use, so that the command line answers `--help` without importing torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ptuning.version import __version__
+
+if TYPE_CHECKING:
+    from ptuning.attach import Attached, attach
+    from ptuning.backbones.loading import Backbone, load_backbone
+    from ptuning.checkpoint import SavedPrompt, read_prompt
+    from ptuning.config import RunConfig, load_config
+    from ptuning.errors import PtuningError
+    from ptuning.predictor import Predictor, load
+    from ptuning.prompts import DeepPrompts, PromptBank
+    from ptuning.sharing import from_hub, push_to_hub
+    from ptuning.training.run import train
+
+_HOMES = {
+    "Attached": "ptuning.attach",
+    "Backbone": "ptuning.backbones.loading",
+    "DeepPrompts": "ptuning.prompts",
+    "Predictor": "ptuning.predictor",
+    "PromptBank": "ptuning.prompts",
+    "PtuningError": "ptuning.errors",
+    "RunConfig": "ptuning.config",
+    "SavedPrompt": "ptuning.checkpoint",
+    "attach": "ptuning.attach",
+    "from_hub": "ptuning.sharing",
+    "load": "ptuning.predictor",
+    "load_backbone": "ptuning.backbones.loading",
+    "load_config": "ptuning.config",
+    "push_to_hub": "ptuning.sharing",
+    "read_prompt": "ptuning.checkpoint",
+    "train": "ptuning.training.run",
+}
+
+__all__ = [
+    "Attached",
+    "Backbone",
+    "DeepPrompts",
+    "Predictor",
+    "PromptBank",
+    "PtuningError",
+    "RunConfig",
+    "SavedPrompt",
+    "__version__",
+    "attach",
+    "from_hub",
+    "load",
+    "load_backbone",
+    "load_config",
+    "push_to_hub",
+    "read_prompt",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ptuning' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The only room that knows Hugging Face's models: load, freeze, describe, and hand keys and values over."""

@@ -1,0 +1,220 @@
+"""What one forward through a backbone uses: which prompts each layer gets, fixed when the forward starts.
+
+The attention functions find the forward that is running through a context variable, so threads do not see each
+other's prompts. A layer that gradient checkpointing runs again in the backward is run with the forward it first ran
+with, whatever has changed since.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptuning.backbones.masks import widen_bias, widen_mask
+from ptuning.errors import BackboneError, PromptError
+
+_running: ContextVar[PromptedForward | None] = ContextVar("ptuning_forward", default=None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer's virtual tokens.
+
+    Attributes:
+        key: (batch_size or 1, num_kv_heads, prompt_length, head_dim).
+        value: as `key`.
+        mask: (batch_size, prompt_length) bool, True where the row has a real virtual token; None when all are.
+    """
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens, padding included."""
+        return self.key.shape[2]
+
+
+class PromptedForward:
+    """The prompts of one forward, and what its layers share.
+
+    Args:
+        layer_numbers: each self-attention module and the numbers of the layers it serves, in running order (more
+            than one where layers share a module).
+        blocks: the virtual tokens of each prompted layer.
+        eager: whether attention modules of our own must compute weights step by step.
+        captured: when given, every layer's real keys and values are put here, by layer number.
+    """
+
+    def __init__(
+        self,
+        layer_numbers: Mapping[nn.Module, tuple[int, ...]],
+        blocks: Mapping[int, Block],
+        *,
+        eager: bool = False,
+        captured: dict[int, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        self.layer_numbers = layer_numbers
+        self.blocks = blocks
+        self.eager = eager
+        self.captured = captured
+        self.used: set[int] = set()
+        self.previous: PromptedForward | None = None
+        self._calls: dict[nn.Module, int] = {}
+        self._shared: dict[tuple[Any, ...], tuple[tuple[Any, ...], Tensor | None]] = {}
+        self._unwrapped: list[tuple[nn.Module, Any]] = []
+
+    @staticmethod
+    def running() -> PromptedForward | None:
+        """Returns the forward that is running in this thread, or None."""
+        return _running.get()
+
+    def start(self) -> None:
+        """Makes this the running forward."""
+        self.previous = _running.get()
+        _running.set(self)
+
+    def stop(self) -> None:
+        """Ends it and puts back what ran before."""
+        _running.set(self.previous)
+        self.previous = None
+        for module, function in self._unwrapped:
+            module._gradient_checkpointing_func = function
+        self._unwrapped.clear()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Runs part of the model once more with the prompts of this forward."""
+        before = _running.get()
+        _running.set(self)
+        try:
+            yield
+        finally:
+            _running.set(before)
+
+    def follow_checkpointing(self, modules: list[nn.Module]) -> None:
+        """Makes layers that are checkpointed in this forward recompute with this forward's prompts.
+
+        Args:
+            modules: modules that transformers can checkpoint.
+
+        Raises:
+            BackboneError: checkpointing is of the reentrant kind, which would lose the prompts' gradients.
+        """
+        for module in modules:
+            if not (getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()):
+                continue
+            function: Any = module._gradient_checkpointing_func
+            if getattr(function, "keywords", {}).get("use_reentrant"):
+                raise BackboneError(
+                    "gradient checkpointing is set to use_reentrant=True, which drops gradients of prompts on a frozen "
+                    "backbone. Use gradient_checkpointing_kwargs={'use_reentrant': False}."
+                )
+            self._unwrapped.append((module, function))
+            module._gradient_checkpointing_func = functools.partial(_checkpoint, self, function)  # type: ignore[assignment]
+
+    def insert(self, module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Block | None]:
+        """Puts a layer's virtual tokens in front of its real keys and values.
+
+        Args:
+            module: the attention module that asks.
+            key: (batch_size, num_kv_heads, seq_len, head_dim), after any rotation.
+            value: as `key`.
+
+        Returns:
+            key and value, (batch_size, num_kv_heads, prompt_length + seq_len, head_dim), and the block that was put
+            there; unchanged and None for a module or layer without prompts.
+
+        Raises:
+            PromptError: the block is for another batch size or other heads.
+        """
+        numbers = self.layer_numbers.get(module)
+        if numbers is None:
+            return key, value, None
+        layer = numbers[0] if len(numbers) == 1 else numbers[self._count(module)]
+        if self.captured is not None:
+            self.captured[layer] = (key.detach(), value.detach())
+        block = self.blocks.get(layer)
+        if block is None:
+            return key, value, None
+        batch_size, num_kv_heads, _, head_dim = key.shape
+        if (
+            block.key.shape[0] not in (1, batch_size)
+            or block.key.shape[1] != num_kv_heads
+            or block.key.shape[3] != head_dim
+        ):
+            raise PromptError(
+                f"layer {layer} has prompts (batch_size, num_kv_heads, prompt_length, head_dim) = "
+                f"{tuple(block.key.shape)}, but its keys are {tuple(key.shape)}. "
+                "Make the prompts for this backbone, with one row for each sequence."
+            )
+        self.used.add(layer)
+        front_key = block.key.to(key.dtype).expand(batch_size, -1, -1, -1)  # (B, H, P, D)
+        front_value = block.value.to(value.dtype).expand(batch_size, -1, -1, -1)  # (B, H, P, D)
+        return torch.cat([front_key, key], dim=2), torch.cat([front_value, value], dim=2), block
+
+    def widened_mask(
+        self,
+        mask: Tensor | None,
+        block: Block,
+        *,
+        num_queries: int,
+        num_keys: int,
+        is_causal: bool,
+        device: torch.device,
+    ) -> Tensor | None:
+        """`widen_mask`, done once for all layers that share a mask and a block mask."""
+        return self._once(
+            ("mask", id(mask), id(block.mask), is_causal),
+            (mask, block.mask),
+            lambda: widen_mask(
+                mask,
+                block.mask,
+                num_queries=num_queries,
+                num_keys=num_keys,
+                num_virtual=block.length,
+                is_causal=is_causal,
+                device=device,
+            ),
+        )
+
+    def widened_bias(self, bias: Tensor, num_virtual: int) -> Tensor:
+        """`widen_bias`, done once for all layers that share a position bias."""
+        widened = self._once(("bias", id(bias), num_virtual), (bias,), lambda: widen_bias(bias, num_virtual))
+        assert widened is not None
+        return widened
+
+    def as_bool(self, mask: Tensor) -> Tensor:
+        """A mask of zeros and ones as bool, made once for all layers that share it."""
+        made = self._once(("bool", id(mask)), (mask,), lambda: mask.bool())
+        assert made is not None
+        return made
+
+    def _once(self, key: tuple[Any, ...], kept: tuple[Any, ...], make: Callable[[], Tensor | None]) -> Tensor | None:
+        # `kept` holds the objects whose ids are in the key, so that no id is used again while the entry lives.
+        if key not in self._shared:
+            self._shared[key] = (kept, make())
+        return self._shared[key][1]
+
+    def _count(self, module: nn.Module) -> int:
+        count = self._calls.get(module, 0)
+        self._calls[module] = count + 1
+        return count
+
+
+def _checkpoint(
+    forward: PromptedForward, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any
+) -> Any:
+    def with_prompts(*inputs: Any) -> Any:
+        with forward.again():
+            return function(*inputs)
+
+    return checkpoint(with_prompts, *args)

@@ -1,0 +1,142 @@
+"""Prompts through transformers' attention interface: one registered name per base implementation.
+
+`ptuning_sdpa` does what `sdpa` does, after putting the running forward's virtual tokens in front of key and value
+and widening the mask. The same name is registered for masks, since without it transformers hands attention no mask
+at all. A module that the running forward does not know (cross-attention, another model with the same config) goes
+straight to the base function.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ptuning.backbones.forward import Block, PromptedForward
+from ptuning.backbones.masks import widen_padding_mask
+from ptuning.errors import BackboneError
+
+PREFIX = "ptuning_"
+BASES = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def prompted_name(base: str | None) -> str:
+    """Returns the registered name for a base implementation, and registers it on first use.
+
+    Raises:
+        BackboneError: prompts cannot go through this implementation.
+    """
+    if base not in BASES:
+        raise BackboneError(
+            f"the backbone's attention implementation is {base!r}, expected one of {', '.join(BASES)}. "
+            "Load the backbone with attn_implementation='sdpa'."
+        )
+    name = PREFIX + base
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, _prompted_attention(base))
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _prompted_attention(base: str) -> Attention:
+    widen = _widen_flash if "flash" in base else _widen_flex if "flex" in base else _widen_dense
+
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        forward = PromptedForward.running()
+        if forward is not None:
+            num_keys = key.shape[2]
+            key, value, block = forward.insert(module, key, value)
+            if block is not None:
+                attention_mask = widen(forward, block, module, query, num_keys, attention_mask, kwargs)
+        return _base_attention(base, module)(module, query, key, value, attention_mask, **kwargs)
+
+    return attention
+
+
+def _base_attention(base: str, module: nn.Module) -> Attention:
+    if base == "eager":
+        # Not in the interface: each family has its own in the file that defines its attention.
+        eager: Attention = sys.modules[type(module).__module__].eager_attention_forward
+        return eager
+    found: Attention = ALL_ATTENTION_FUNCTIONS[base]
+    return found
+
+
+def _widen_dense(
+    forward: PromptedForward,
+    block: Block,
+    module: nn.Module,
+    query: Tensor,
+    num_keys: int,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Tensor | None:
+    is_causal = kwargs.get("is_causal")
+    is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    if kwargs.get("position_bias") is not None:
+        kwargs["position_bias"] = forward.widened_bias(kwargs["position_bias"], block.length)
+    widened = forward.widened_mask(
+        mask, block, num_queries=query.shape[2], num_keys=num_keys, is_causal=is_causal, device=query.device
+    )
+    if widened is None and is_causal:
+        kwargs["is_causal"] = False  # a single query, which sees everything
+    return widened
+
+
+def _widen_flash(
+    forward: PromptedForward,
+    block: Block,
+    module: nn.Module,
+    query: Tensor,
+    num_keys: int,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Tensor | None:
+    if kwargs.get("sliding_window") is not None:
+        raise BackboneError(
+            "flash attention cannot show virtual tokens to every window of a layer with local attention. "
+            "Load this backbone with attn_implementation='sdpa'."
+        )
+    return widen_padding_mask(
+        mask, block.mask, batch_size=query.shape[0], num_keys=num_keys, num_virtual=block.length, device=query.device
+    )
+
+
+def _widen_flex(
+    forward: PromptedForward,
+    block: Block,
+    module: nn.Module,
+    query: Tensor,
+    num_keys: int,
+    mask: Any,
+    kwargs: dict[str, Any],
+) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if kwargs.get("position_bias") is not None:
+        kwargs["position_bias"] = forward.widened_bias(kwargs["position_bias"], block.length)
+    if mask is None and block.mask is None:
+        return None
+    num_virtual, prompt_mask = block.length, block.mask
+
+    def visible(batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
+        is_virtual = key_index < num_virtual
+        real: Tensor = torch.ones_like(is_virtual)
+        if mask is not None:
+            real = mask.mask_mod(batch, head, query_index, (key_index - num_virtual).clamp(min=0))
+        virtual: Tensor = is_virtual
+        if prompt_mask is not None:
+            virtual = prompt_mask[batch, key_index.clamp(max=num_virtual - 1)]
+        return torch.where(is_virtual, virtual, real)
+
+    return create_block_mask(visible, query.shape[0], None, query.shape[2], num_virtual + num_keys, device=query.device)

@@ -1,0 +1,51 @@
+"""Megatron-BERT: BERT's attention, written before the attention interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ptuning.backbones.forward import PromptedForward
+from ptuning.backbones.native.fused import attend, split_heads
+
+
+def prompted_forward(
+    module: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    *args: Any,
+    output_attentions: bool | None = False,
+    **kwargs: Any,
+) -> Any:
+    """Stands in for `MegatronBertSelfAttention.forward`; returns (context, weights or None)."""
+    forward = PromptedForward.running()
+    if forward is None or module not in forward.layer_numbers or encoder_hidden_states is not None:
+        return type(module).forward(
+            module,
+            hidden_states,
+            attention_mask,
+            encoder_hidden_states,
+            *args,
+            output_attentions=output_attentions,
+            **kwargs,
+        )
+    query = split_heads(module.query(hidden_states), module.attention_head_size)
+    key = split_heads(module.key(hidden_states), module.attention_head_size)
+    value = split_heads(module.value(hidden_states), module.attention_head_size)
+    num_keys = key.shape[2]
+    key, value, block = forward.insert(module, key, value)
+    if block is not None:
+        attention_mask = forward.widened_mask(
+            attention_mask, block, num_queries=num_keys, num_keys=num_keys, is_causal=False, device=query.device
+        )
+    return attend(
+        query,
+        key,
+        value,
+        attention_mask,
+        scale=module.attention_head_size**-0.5,
+        dropout=module.dropout.p if module.training else 0.0,
+        eager=forward.eager or bool(output_attentions),
+    )

@@ -1,0 +1,267 @@
+"""Examples, batches of them, and which examples share a batch.
+
+Batches hold examples of similar length, because every padded position costs as much as a real one. Which examples
+those are depends on the seed and the epoch alone, so that a run can be resumed in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ptuning.errors import DataError
+
+IGNORED_LABEL = -100
+"""Label of positions that a token loss leaves out (the default of torch's cross entropy)."""
+
+_MEGABATCH = 50  # batches that are sorted by length together: little padding, yet other batch mates every epoch
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the model sees of one row, or of one window of a row.
+
+    Attributes:
+        sequences: token ids; one sequence, or one for each choice.
+        token_types: token types of each sequence; None for tokenizers without.
+        label: class index or number of the right choice (int), value (float), one class index a token with -100 where
+            none is asked for (list), or first and last token of the answer (tuple); None without label.
+        row: index of the row it came from.
+        offsets: question answering: for each token its (start, end) characters in the context, None outside it;
+            tagging: (word index, 0) at the first piece of a word, None elsewhere.
+    """
+
+    sequences: tuple[list[int], ...]
+    token_types: tuple[list[int], ...] | None
+    label: int | float | list[int] | tuple[int, int] | None
+    row: int
+    offsets: list[tuple[int, int] | None] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens in the longest sequence."""
+        return max(len(sequence) for sequence in self.sequences)
+
+
+@dataclass
+class Batch:
+    """Padded examples.
+
+    Attributes:
+        input_ids: (num_sequences, seq_len), int64. num_sequences is the number of examples, or of all their choices.
+        attention_mask: (num_sequences, seq_len), int64, 1 at real tokens.
+        token_type_ids: (num_sequences, seq_len), int64, or None.
+        labels: (batch_size,) int64 for classes and choices, float32 for values; (batch_size, seq_len) int64 for tags,
+            -100 at padding; (batch_size, 2) int64 for answers; None without labels.
+        choices: number of sequences of each example, when they are choices.
+        examples: what the batch was made of, in its order.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+    labels: Tensor | None
+    choices: tuple[int, ...] | None
+    examples: list[Example]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on `device`."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            token_type_ids=None if self.token_type_ids is None else self.token_type_ids.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+        )
+
+
+def collate(examples: Sequence[Example], pad_token_id: int, pad_token_type_id: int = 0) -> Batch:
+    """Pad examples on the right to the longest of them.
+
+    Args:
+        examples: at least one; all with labels of one kind, or all without.
+        pad_token_id: token id at padded positions.
+        pad_token_type_id: token type there.
+
+    Raises:
+        DataError: no examples, or some with and some without labels or token types.
+    """
+    if not examples:
+        raise DataError("collate got no examples, expected at least one. Leave empty batches out.")
+    sequences = [sequence for example in examples for sequence in example.sequences]
+    seq_len = max(len(sequence) for sequence in sequences)
+    mask = [[1] * len(sequence) + [0] * (seq_len - len(sequence)) for sequence in sequences]
+    token_types = None
+    if any(example.token_types is not None for example in examples):
+        if any(example.token_types is None for example in examples):
+            raise DataError("collate got examples with and without token types. Encode them with one tokenizer.")
+        types = [types for example in examples for types in example.token_types or ()]
+        token_types = _padded(types, seq_len, pad_token_type_id)
+    sizes = tuple(len(example.sequences) for example in examples)
+    return Batch(
+        input_ids=_padded(sequences, seq_len, pad_token_id),
+        attention_mask=torch.tensor(mask, dtype=torch.int64),
+        token_type_ids=token_types,
+        labels=_labels(examples, seq_len),
+        choices=sizes if any(size > 1 for size in sizes) else None,
+        examples=list(examples),
+    )
+
+
+def _padded(sequences: Sequence[list[int]], seq_len: int, value: int) -> Tensor:
+    rows = [sequence + [value] * (seq_len - len(sequence)) for sequence in sequences]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _labels(examples: Sequence[Example], seq_len: int) -> Tensor | None:
+    labels = [example.label for example in examples]
+    kinds = {type(label) for label in labels}
+    if kinds == {type(None)}:
+        return None
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise DataError(f"collate got labels of several types ({names}). Expected one kind of task, all rows labelled.")
+    if kinds == {list}:
+        return _padded([label for label in labels if isinstance(label, list)], seq_len, IGNORED_LABEL)
+    return torch.tensor(labels, dtype=torch.float32 if kinds == {float} else torch.int64)
+
+
+class LengthBatches:
+    """Batches of examples of similar length, every example once an epoch.
+
+    Each epoch the examples are shuffled, cut into stretches of about 50 batches, sorted by length inside each and cut
+    into batches, whose order is shuffled. `batches(epoch)` depends on nothing but the arguments and the epoch.
+
+    Args:
+        lengths: tokens of each example; of the longest choice, where there are choices.
+        batch_size: examples a batch; only the last stretch may leave a smaller one.
+        batch_tokens: instead, positions a batch at most, padding and all choices counted. An example that is
+            longer than that alone has a batch of its own.
+        num_sequences: sequences of each example (its choices); 1 each without it.
+        seed: with the epoch, decides the order.
+
+    Raises:
+        DataError: neither or both of batch_size and batch_tokens, one below 1, or no examples.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        num_sequences: Sequence[int] | None = None,
+        seed: int = 11,
+    ) -> None:
+        self._sizes = _Sizes(lengths, batch_size, batch_tokens, num_sequences)
+        self._seed = seed
+        self._cached: tuple[int, list[list[int]]] | None = None
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Return the batches of an epoch (from 0), as indices of examples."""
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, self._make(epoch))
+        return [list(batch) for batch in self._cached[1]]
+
+    def num_batches(self, epoch: int) -> int:
+        """Return how many batches an epoch has: the same for all with `batch_size`, not quite with `batch_tokens`."""
+        if self._sizes.batch_size is not None:
+            return -(-len(self._sizes.lengths) // self._sizes.batch_size)
+        return len(self.batches(epoch))
+
+    def _make(self, epoch: int) -> list[list[int]]:
+        rng = random.Random(f"batches {self._seed} {epoch}")
+        order = list(range(len(self._sizes.lengths)))
+        rng.shuffle(order)
+        stretch = self._sizes.examples_per_batch() * _MEGABATCH
+        batches: list[list[int]] = []
+        for start in range(0, len(order), stretch):
+            # The sort is stable: equally long examples stay shuffled.
+            part = sorted(order[start : start + stretch], key=self._sizes.lengths.__getitem__)
+            batches += self._sizes.cut(part)
+        rng.shuffle(batches)
+        return batches
+
+
+def evaluation_batches(
+    lengths: Sequence[int],
+    *,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+    num_sequences: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Return batches for evaluation: longest examples first, so that memory runs out at once or not at all.
+
+    The arguments are those of `LengthBatches`. No examples give no batches.
+    """
+    if not lengths:
+        return []
+    sizes = _Sizes(lengths, batch_size, batch_tokens, num_sequences)
+    return sizes.cut(sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)))
+
+
+def padding_share(
+    batches: Sequence[Sequence[int]], lengths: Sequence[int], num_sequences: Sequence[int] | None = None
+) -> float:
+    """Return which part of all positions is padding, in [0, 1); choices count as long as their example's longest."""
+    real = padded = 0
+    for batch in batches:
+        widths = [1 if num_sequences is None else num_sequences[index] for index in batch]
+        real += sum(lengths[index] * width for index, width in zip(batch, widths, strict=True))
+        padded += max(lengths[index] for index in batch) * sum(widths)
+    return 1 - real / padded if padded else 0.0
+
+
+class _Sizes:
+    """How large batches may be: the part that training and evaluation share."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int | None,
+        batch_tokens: int | None,
+        num_sequences: Sequence[int] | None,
+    ) -> None:
+        if (batch_size is None) == (batch_tokens is None):
+            raise DataError(
+                f"got batch_size {batch_size} and batch_tokens {batch_tokens}, expected exactly one of them. "
+                "Set training.batch_size or training.batch_tokens."
+            )
+        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} must be at least 1, got {value}. Set training.{name}.")
+        if not lengths:
+            raise DataError("got no examples, expected at least one. Check the data.")
+        if num_sequences is not None and len(num_sequences) != len(lengths):
+            raise DataError(f"got {len(lengths)} lengths but {len(num_sequences)} num_sequences, expected one each.")
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.widths = [1] * len(self.lengths) if num_sequences is None else list(num_sequences)
+
+    def examples_per_batch(self) -> int:
+        """Return how many examples a batch holds, on average."""
+        if self.batch_size is not None:
+            return self.batch_size
+        assert self.batch_tokens is not None
+        positions = sum(length * width for length, width in zip(self.lengths, self.widths, strict=True))
+        return max(1, self.batch_tokens * len(self.lengths) // max(positions, 1))
+
+    def cut(self, order: Sequence[int]) -> list[list[int]]:
+        """Cut an order of examples into batches."""
+        if self.batch_size is not None:
+            return [list(order[start : start + self.batch_size]) for start in range(0, len(order), self.batch_size)]
+        assert self.batch_tokens is not None
+        batches: list[list[int]] = []
+        longest = width = 0
+        for index in order:
+            longest, width = max(longest, self.lengths[index]), width + self.widths[index]
+            if not batches or longest * width > self.batch_tokens:
+                batches.append([])
+                longest, width = self.lengths[index], self.widths[index]
+            batches[-1].append(index)
+        return batches

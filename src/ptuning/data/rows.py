@@ -1,0 +1,239 @@
+"""Rows from tables: roles instead of columns, and every value checked where its place in the file is still known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from ptuning.data.columns import LABEL_ROLES
+from ptuning.data.formats import Table, is_number
+from ptuning.data.spans import first_invalid_tag, iob1_to_bio, is_bio_tag, is_consistently_iob1
+from ptuning.errors import DataError
+
+Row = dict[str, Any]
+"""One row: role -> value."""
+
+Labels = Literal["required", "optional", "dropped"]
+
+
+def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Labels) -> list[Row]:
+    """Rename and check the columns of a table.
+
+    Class labels and tags are still as the file has them; `labels.py` turns them into names.
+
+    Args:
+        table: what was read.
+        kind: kind of task.
+        columns: role -> column, of `resolve_columns`.
+        labels: whether rows must have labels, may have them (null is none), or lose them.
+
+    Raises:
+        DataError: a value is missing, empty, of another type, or contradicts another one; with its place.
+    """
+    readers: dict[str, Callable[[Any, str, str], Any]] = {
+        "text": _text,
+        "text_pair": _text,
+        "question": _text,
+        "context": _text,
+        "tokens": _tokens,
+        "tags": _list,
+        "choices": _choices,
+        "id": _identifier,
+        "predicate_index": _integer,
+        "answers": _answers,
+        "label": _number if kind == "regression" else _anything,
+    }
+    plain = {role: column for role, column in columns.items() if role in readers}
+    choices = [column for role, column in columns.items() if role not in readers]  # choice1, choice2, ...
+    if labels == "dropped":
+        plain = {role: column for role, column in plain.items() if role not in LABEL_ROLES}
+    rows: list[Row] = []
+    for index, record in enumerate(table.records):
+        place = table.where(index)
+        row: Row = {}
+        for role, column in plain.items():
+            value = record.get(column)
+            if value is None and role in LABEL_ROLES and labels == "optional":
+                continue
+            if value is None:
+                state = "is null" if column in record else "is missing"
+                raise DataError(f"{place}: {column!r} {state}, expected its {role}. Fill it in or remove the row.")
+            row[role] = readers[role](value, place, column)
+        if choices:
+            row["choices"] = _choices([record.get(column) for column in choices], place, ", ".join(choices))
+        _check_row(row, place)
+        rows.append(row)
+    if kind == "question_answering":
+        _number_questions(rows, table)
+    return rows
+
+
+def convert_to_bio(rows: list[Row], table: Table) -> bool:
+    """Make the tags of rows BIO, in place; return whether they were IOB1 and have been converted.
+
+    Raises:
+        DataError: a tag is none of BIO, or an `I-X` follows neither `B-X` nor `I-X` in a file that is not IOB1.
+    """
+    tagged = [(index, row) for index, row in enumerate(rows) if "tags" in row]
+    for index, row in tagged:
+        for position, tag in enumerate(row["tags"]):
+            if not is_bio_tag(tag):
+                raise DataError(
+                    f"{table.where(index)}: tag {tag!r} of word {position + 1} ({row['tokens'][position]!r}) is not "
+                    "BIO. Expected O, B-TYPE or I-TYPE; convert other schemes, such as BIOES, first."
+                )
+    invalid = [(index, first_invalid_tag(row["tags"])) for index, row in tagged]
+    wrong = next(((index, position) for index, position in invalid if position is not None), None)
+    if wrong is None:
+        return False
+    if is_consistently_iob1(row["tags"] for _, row in tagged):
+        for _, row in tagged:
+            row["tags"] = iob1_to_bio(row["tags"])
+        return True
+    index, position = wrong
+    tokens, tags = rows[index]["tokens"], rows[index]["tags"]
+    before = f"follows {tags[position - 1]!r}" if position else "begins the sentence"
+    sentence = " ".join(tokens[:30]) + (" ..." if len(tokens) > 30 else "")
+    raise DataError(
+        f"{table.where(index)}: tag {tags[position]!r} of word {position + 1} ({tokens[position]!r}) {before}, in "
+        f"{sentence!r}. In BIO it follows B-{tags[position][2:]} or {tags[position]}; the file is not IOB1 either, "
+        "which would be converted. Correct the tag."
+    )
+
+
+def _check_row(row: Row, place: str) -> None:
+    """Check what several values of a row say together."""
+    if "tags" in row and len(row["tags"]) != len(row["tokens"]):
+        raise DataError(
+            f"{place}: {len(row['tokens'])} tokens but {len(row['tags'])} tags. "
+            "Expected one tag a token; correct the row."
+        )
+    if "predicate_index" in row and not 0 <= row["predicate_index"] < len(row["tokens"]):
+        raise DataError(
+            f"{place}: predicate_index is {row['predicate_index']}, but the row has {len(row['tokens'])} tokens. "
+            "Expected the predicate's place among them, from 0."
+        )
+    if "answers" in row:
+        name = repr(row["id"]) if "id" in row else place
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            found = row["context"][max(start, 0) : max(start, 0) + len(text)]
+            if start < 0 or found != text:
+                raise DataError(
+                    f"{place}: question {name}: the answer {text!r} should stand at character {start} of its context, "
+                    f"but there stands {found!r}. Correct answer_start (characters from 0, not bytes)."
+                )
+
+
+def _number_questions(rows: list[Row], table: Table) -> None:
+    """Give questions without id their row number, and refuse an id that comes twice."""
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        identifier = row.setdefault("id", str(index))
+        if identifier in first:
+            raise DataError(
+                f"{table.where(index)}: the id {identifier!r} stands at {table.where(first[identifier])} too. "
+                "Expected every id once; rename one or remove the row."
+            )
+        first[identifier] = index
+
+
+def _wrong_type(value: Any, expected: str, place: str, column: str) -> DataError:
+    shown = repr(value)
+    return DataError(
+        f"{place}: {column!r} holds {shown if len(shown) <= 60 else shown[:60] + '...'} ({type(value).__name__}), "
+        f"expected {expected}. Correct it, or name another column in data.columns."
+    )
+
+
+def _text(value: Any, place: str, column: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(value, "text", place, column)
+    if not value.strip():
+        raise DataError(f"{place}: {column!r} is empty, expected text. Fill it in or remove the row.")
+    _check_characters(value, place, column)
+    return value
+
+
+def _check_characters(value: str, place: str, column: str) -> None:
+    if value.isascii():
+        return
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: {column!r} has half a surrogate pair ({value[error.start]!a}) at character {error.start}. "
+            "Expected text that can be written as UTF-8; correct the file."
+        ) from error
+
+
+def _tokens(value: Any, place: str, column: str) -> list[str]:
+    tokens = _list(value, place, column)
+    if not tokens:
+        raise DataError(f"{place}: {column!r} is an empty list, expected words. Fill it in or remove the row.")
+    for token in tokens:
+        if not isinstance(token, str):
+            raise _wrong_type(token, "a list of strings", place, column)
+        if not token:
+            raise DataError(f"{place}: {column!r} has an empty word. Remove it and its tag.")
+        _check_characters(token, place, column)
+    return tokens
+
+
+def _list(value: Any, place: str, column: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong_type(value, "a list (a CSV cell cannot hold one; use .jsonl)", place, column)
+    if any(item is None for item in value):
+        raise DataError(f"{place}: {column!r} has a null in its list. Fill it in or remove the row.")
+    return list(value)
+
+
+def _choices(value: Any, place: str, column: str) -> list[str]:
+    choices = [_text(choice, place, column) for choice in _list(value, place, column)]
+    if len(choices) < 2:
+        raise DataError(f"{place}: {column!r} has {len(choices)} choices, expected at least 2. Correct the row.")
+    return choices
+
+
+def _identifier(value: Any, place: str, column: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise _wrong_type(value, "a string", place, column)
+    return str(value)
+
+
+def _integer(value: Any, place: str, column: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong_type(value, "a whole number", place, column)
+    return value
+
+
+def _number(value: Any, place: str, column: str) -> float:
+    if isinstance(value, str) and is_number(value):
+        value = float(value)  # a CSV cell
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _wrong_type(value, "a finite number", place, column)
+    return float(value)
+
+
+def _anything(value: Any, place: str, column: str) -> Any:
+    return value
+
+
+def _answers(value: Any, place: str, column: str) -> dict[str, list[Any]]:
+    """Accept {"text": [...], "answer_start": [...]}, or SQuAD's list of {"text", "answer_start"}."""
+    expected = 'answers as {"text": [...], "answer_start": [...]}'
+    if isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
+        value = {key: [answer.get(key) for answer in value] for key in ("text", "answer_start")}
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), list) for key in ("text", "answer_start")):
+        raise _wrong_type(value, expected, place, column)
+    texts, starts = list(value["text"]), list(value["answer_start"])
+    if len(texts) != len(starts):
+        raise DataError(
+            f"{place}: {column!r} has {len(texts)} texts but {len(starts)} answer_start. Expected one start a text."
+        )
+    for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or isinstance(start, bool) or not isinstance(start, int):
+            raise _wrong_type(value, expected, place, column)
+        if not text.strip():
+            raise DataError(f"{place}: {column!r} has an empty text. A question without answer has two empty lists.")
+    return {"text": texts, "answer_start": starts}

@@ -1,0 +1,154 @@
+"""One frozen backbone, a bank of prompts, and heads: rows choose their prompts and their head.
+
+token ids ─► frozen backbone ───────────► hidden states ─► head of each row's task ─► logits
+                ▲   ▲   ▲   one (key, value) block of virtual tokens per layer
+prompt bank ────┴───┴───┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ptuning.attach import Attached, attach_bank_or_prompts
+from ptuning.backbones.loading import Backbone
+from ptuning.errors import PromptError
+from ptuning.prompts import PromptBank
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What one head gave for its rows of a batch.
+
+    Attributes:
+        head: index of the head.
+        rows: (num_rows,) int64, which rows of the batch, ascending.
+        logits: (num_rows, …) in the head's own shape.
+    """
+
+    head: int
+    rows: Tensor
+    logits: Tensor
+
+
+class PromptedModel(nn.Module):
+    """A backbone with prompts attached, and heads.
+
+    Args:
+        backbone: frozen, without prompts attached.
+        bank: the prompts.
+        heads: output layers, referred to by index.
+        backbone_dropout: dropout inside the frozen backbone in training: as its `checkpoint` says, `off`, or a
+            probability for all but the attention weights (as the official code sets it).
+        check: whether to make sure that every layer's prompts reach the output.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bank: PromptBank,
+        heads: Sequence[nn.Module],
+        *,
+        backbone_dropout: Literal["checkpoint", "off"] | float = "checkpoint",
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        self.bank = bank  # before the backbone, where attaching registers it once more: names begin with `bank.`
+        self.heads = nn.ModuleList(heads)
+        self.attached: Attached = attach_bank_or_prompts(
+            backbone.model,
+            bank,
+            layers="all",
+            positions="unshifted",
+            freeze=False,  # `load_backbone` froze it
+            check=check,
+            eager=backbone.eager,
+        )
+        self.backbone: Any = backbone.model
+        self._backbone_dropout = backbone_dropout
+        if isinstance(backbone_dropout, float | int):
+            _set_hidden_dropout(backbone.model, self.attached.attention_modules, float(backbone_dropout))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        *,
+        entries: Tensor | Sequence[int] | None = None,
+        heads: Tensor | Sequence[int] | None = None,
+    ) -> list[HeadOutput]:
+        """Runs a batch in which every row has its own prompts and head.
+
+        Args:
+            input_ids: (batch_size, seq_len).
+            attention_mask: (batch_size, seq_len), 1 for real tokens.
+            token_type_ids: (batch_size, seq_len), or None where the backbone has none.
+            entries: (batch_size,) bank entry of each row; None where the bank has one entry.
+            heads: (batch_size,) head of each row; None sends all rows to head 0.
+
+        Returns:
+            One output for each head in use, in the order of their indexes.
+
+        Raises:
+            PromptError: `heads` has the wrong length or names a head that is not there.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        with self.attached.rows(entries) if entries is not None else nullcontext():
+            hidden_states: Tensor = self.backbone(**inputs)[0]
+        if heads is None:
+            rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+            return [HeadOutput(0, rows, self.heads[0](hidden_states, attention_mask))]
+        chosen = torch.as_tensor(heads)
+        if tuple(chosen.shape) != (input_ids.shape[0],) or not all(0 <= h < len(self.heads) for h in chosen.tolist()):
+            raise PromptError(
+                f"heads is {chosen.tolist()}, expected (batch_size,) = ({input_ids.shape[0]},) indexes from 0 to "
+                f"{len(self.heads) - 1}. Give one for each row."
+            )
+        outputs = []
+        for head in sorted(set(chosen.tolist())):
+            rows = (chosen == head).nonzero().squeeze(1).to(input_ids.device)
+            logits = self.heads[head](hidden_states[rows], attention_mask[rows])
+            outputs.append(HeadOutput(head, rows, logits))
+        return outputs
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Runs a batch of one task: the logits of head 0, in its own shape."""
+        return self(input_ids, attention_mask, token_type_ids)[0].logits  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> PromptedModel:
+        """Sets the mode; a backbone whose dropout is off stays in eval mode."""
+        super().train(mode)
+        if mode and self._backbone_dropout == "off":
+            self.backbone.eval()
+            self.bank.train()
+            for module in self.backbone.modules():
+                # Checkpointed layers recompute only in training mode; what is inside them stays without dropout.
+                if getattr(module, "gradient_checkpointing", False):
+                    module.training = True
+        return self
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The one definition of what is trained, used by the optimizer, by checkpoints, and for counting."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def is_head_parameter(name: str) -> bool:
+    """Whether a trained parameter belongs to a head; the others belong to prompts."""
+    return name.startswith("heads.")
+
+
+def _set_hidden_dropout(trunk: nn.Module, attention_modules: Sequence[nn.Module], probability: float) -> None:
+    """Sets every dropout outside the attention weights."""
+    inside = {id(child) for module in attention_modules for child in module.modules()}
+    for module in trunk.modules():
+        if isinstance(module, nn.Dropout) and id(module) not in inside:
+            module.p = probability

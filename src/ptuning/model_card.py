@@ -1,0 +1,61 @@
+"""The README.md of a saved prompt: what it is, what it reached, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
+    """Writes a model card from a saved prompt's config.
+
+    Args:
+        config: the content of `config.json`.
+        size_bytes: of `prompts.safetensors`.
+    """
+    task, prompts, backbone = config["task"] or {}, config["prompts"], config["backbone"]
+    name = task.get("name") or "prompts"
+    counts = config["parameters"]
+    lines = [
+        "---",
+        "library_name: ptuning",
+        f"base_model: {backbone['name']}",
+        "tags: [p-tuning-v2, deep-prompt-tuning]",
+        "---",
+        "",
+        f"# {name} on {backbone['name']}",
+        "",
+        f"Deep prompts ({config['method']}) for a frozen `{backbone['name']}`"
+        + (f", trained for {task['kind'].replace('_', ' ')}." if task.get("kind") else "."),
+        "",
+        "| what | value |",
+        "| --- | --- |",
+        f"| backbone | {backbone['name']} ({backbone['architecture'].get('model_type')}, "
+        f"{backbone['architecture'].get('num_layers')} layers), revision {backbone.get('revision') or 'not recorded'} |",
+        f"| prompt length | {prompts['prompt_length']} virtual tokens at {len(prompts['layers'])} layers |",
+        f"| positions | {prompts['positions']} |",
+        f"| size | {size_bytes / 1e6:.2f} MB |",
+    ]
+    if counts.get("backbone"):
+        share = counts["prompts"] / counts["backbone"]
+        ratio = counts["prompts"] / counts["transformer"]
+        lines.append(
+            f"| trained parameters | {counts['prompts']:,} prompts + {counts['head']:,} head; prompts are {share:.2%} "
+            f"of the backbone ({ratio:.2%} of its transformer parameters) |"
+        )
+    if task.get("label_names"):
+        labels = task["label_names"]
+        shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
+        lines.append(f"| labels | {shown} |")
+    for metric, value in config["metrics"].items():
+        lines.append(f"| validation {metric} | {value:.4f} |")
+    lines += ["", "## Use", "", "```python", "import ptuning", ""]
+    if task:
+        lines += [f'task = ptuning.load("DIRECTORY", backbone="{backbone["name"]}")', "print(task.predict([...]))"]
+    else:
+        lines += [
+            'saved = ptuning.read_prompt("DIRECTORY")',
+            "ptuning.attach(model, saved.prompts, layers=saved.layers, positions=saved.positions)",
+        ]
+    lines += ["```", "", "The backbone is not in these files; it is loaded by its name or directory.", ""]
+    return "\n".join(lines)

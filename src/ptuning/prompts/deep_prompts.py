@@ -1,0 +1,179 @@
+"""The trained prompts of one task: a key and a value for every virtual token at every prompted layer.
+
+Implements deep prompt tuning (Liu et al., ACL 2022, arXiv 2110.07602, section 3.2) with its optional
+reparameterization. Letters in shape comments: L prompted layers, H key/value heads, P prompt length, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ptuning.errors import ConfigError, PromptError
+
+Reparameterization = Literal["none", "mlp"]
+
+
+class DeepPrompts(nn.Module):
+    """Prompts of shape (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim); axis 1 is key, then value.
+
+    Args:
+        num_prompted_layers: layers that carry prompts.
+        num_kv_heads: key/value heads of the backbone (fewer than attention heads in grouped-query models).
+        prompt_length: virtual tokens per layer, 0 or more.
+        head_dim: width of one head.
+        init_std: standard deviation of the normal start. 0.02 is what the official code ends up with (see Source).
+        initial: start from these values instead, shape (num_prompted_layers, 2, num_kv_heads, prompt_length,
+            head_dim). They are copied. Not possible with a reparameterization, whose output they would have to be.
+        reparameterization: `none` trains the prompts themselves; `mlp` trains an MLP that produces them.
+        hidden_size: width of the MLP's embedding, the backbone's hidden size. Needed for `mlp`.
+        reparameterization_size: inner width of the MLP.
+        dropout: probability with which single entries of keys and values are zeroed in training, drawn
+            independently for every row of a batch.
+        generator: source of the random start.
+
+    Raises:
+        PromptError: a size is out of range, or `initial` has another shape.
+        ConfigError: the reparameterization is unknown or contradicts `initial`.
+
+    Source: THUDM/P-tuning-v2 `model/prefix_encoder.py`; its training scripts re-initialise the encoder with the
+        backbone's initializer_range, so N(0, 0.02) there and not the N(0, 1) of a bare embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_prompted_layers: int,
+        num_kv_heads: int,
+        prompt_length: int,
+        head_dim: int,
+        init_std: float = 0.02,
+        initial: Tensor | None = None,
+        reparameterization: Reparameterization = "none",
+        hidden_size: int | None = None,
+        reparameterization_size: int = 512,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if prompt_length < 0 or min(num_prompted_layers, num_kv_heads, head_dim) < 1:
+            raise PromptError(
+                f"prompts need num_prompted_layers, num_kv_heads and head_dim of at least 1 and prompt_length of at "
+                f"least 0, got {num_prompted_layers}, {num_kv_heads}, {head_dim} and {prompt_length}. "
+                "Set prompts.prompt_length and prompts.layers accordingly."
+            )
+        if not 0.0 <= dropout < 1.0:
+            raise ConfigError(f"prompts.dropout is {dropout}, expected a probability in [0, 1). Set it to 0 for none.")
+        self.shape: tuple[int, ...] = (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim)
+        self.dropout = dropout
+        self.prompts: nn.Parameter | None = None
+        self.mlp: PromptMLP | None = None
+        if reparameterization == "none":
+            start = torch.empty(self.shape).normal_(std=init_std, generator=generator) if initial is None else initial
+            if tuple(start.shape) != self.shape:
+                raise PromptError(
+                    f"the initial prompts have shape {tuple(start.shape)}, expected (num_prompted_layers, 2, "
+                    f"num_kv_heads, prompt_length, head_dim) = {self.shape}. Use prompts of the same backbone, "
+                    "layers and prompt_length."
+                )
+            self.prompts = nn.Parameter(start.detach().clone().float())
+        elif reparameterization == "mlp":
+            if initial is not None:
+                raise ConfigError(
+                    "prompts.reparameterization is `mlp`, which produces the prompts and so cannot start from given "
+                    "ones. Use `reparameterization: none`, or `init: normal`."
+                )
+            if hidden_size is None:
+                raise ConfigError("reparameterization `mlp` needs hidden_size. Pass the backbone's hidden size.")
+            self.mlp = PromptMLP(self.shape, hidden_size, reparameterization_size, init_std, generator)
+        else:
+            raise ConfigError(f"prompts.reparameterization is {reparameterization!r}, expected `none` or `mlp`.")
+
+    @property
+    def prompt_length(self) -> int:
+        """Virtual tokens per layer."""
+        return self.shape[3]
+
+    def forward(self) -> Tensor:
+        """Returns the prompts: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim)."""
+        if self.mlp is not None:
+            produced: Tensor = self.mlp()
+            return produced
+        assert self.prompts is not None
+        return self.prompts
+
+    @torch.no_grad()
+    def folded(self) -> Tensor:
+        """Returns what is saved: the prompts themselves, fp32, free of the reparameterization and of autograd."""
+        return self().detach().float().clone()
+
+
+class PromptMLP(nn.Module):
+    """Embedding (P, hidden_size), Linear, tanh, Linear to all layers' keys and values.
+
+    Source: THUDM/P-tuning-v2 `model/prefix_encoder.py` with `--prefix_projection`; weights N(0, 0.02), biases 0.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden_size: int,
+        inner_size: int,
+        init_std: float,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        num_prompted_layers, _, num_kv_heads, prompt_length, head_dim = shape
+        self.shape = shape
+        self.embedding = nn.Parameter(
+            torch.empty(prompt_length, hidden_size).normal_(std=init_std, generator=generator)
+        )
+        self.inner = nn.Linear(hidden_size, inner_size)
+        self.outer = nn.Linear(inner_size, num_prompted_layers * 2 * num_kv_heads * head_dim)
+        for linear in (self.inner, self.outer):
+            nn.init.normal_(linear.weight, std=init_std, generator=generator)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self) -> Tensor:
+        num_prompted_layers, _, num_kv_heads, prompt_length, head_dim = self.shape
+        produced: Tensor = self.outer(torch.tanh(self.inner(self.embedding)))  # (P, L * 2 * H * D)
+        produced = produced.view(prompt_length, num_prompted_layers, 2, num_kv_heads, head_dim)
+        return produced.permute(1, 2, 3, 0, 4)  # (L, 2, H, P, D)
+
+
+class GivenPrompts(nn.Module):
+    """A caller's own prompt tensor, used as it is: not copied, not detached, not a parameter of this module.
+
+    Args:
+        prompts: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim). Axis 1 is key, then value.
+
+    Raises:
+        PromptError: the tensor has another rank, or axis 1 is not 2, or it is not floating point.
+    """
+
+    dropout = 0.0
+
+    def __init__(self, prompts: Tensor) -> None:
+        super().__init__()
+        if prompts.ndim != 5 or prompts.shape[1] != 2 or not prompts.is_floating_point():
+            raise PromptError(
+                f"prompts has shape {tuple(prompts.shape)} and dtype {prompts.dtype}, expected a floating-point tensor "
+                "(num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim). Axis 1 is key, then value."
+            )
+        self.given = prompts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the prompts."""
+        return tuple(self.given.shape)
+
+    @property
+    def prompt_length(self) -> int:
+        """Virtual tokens per layer."""
+        return int(self.given.shape[3])
+
+    def forward(self) -> Tensor:
+        """Returns the caller's tensor itself."""
+        return self.given

@@ -1,0 +1,92 @@
+"""Writing a directory so that it is whole or not there: temporary directory, fsync, rename.
+
+A directory cannot be replaced by one rename on every system. The old one is moved aside, the new one moved in, the
+old one deleted; `recover_directory` puts an old one back if a process died between the first two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace_directory(directory: str | Path, write: Callable[[Path], None]) -> Path:
+    """Writes a directory's files elsewhere and moves them into place as one.
+
+    Args:
+        directory: where they end up. What was there before is replaced as a whole.
+        write: called with an empty temporary directory beside it.
+
+    Returns:
+        The directory.
+
+    Raises:
+        OSError: a disk problem; what was there before is untouched, and the temporary directory is removed.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    recover_directory(directory)
+    temporary = directory.parent / f".{directory.name}.new-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        write(temporary)
+        for file in temporary.iterdir():
+            _flush(file)
+        _flush(temporary)
+        old = _old(directory)
+        if directory.exists():
+            os.rename(directory, old)
+        os.rename(temporary, directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        recover_directory(directory)
+        raise
+    _flush(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return directory
+
+
+def recover_directory(directory: str | Path) -> None:
+    """Puts the previous directory back if a process died while replacing it, and clears what it left."""
+    directory = Path(directory)
+    old = _old(directory)
+    if old.exists():
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, directory)
+
+
+def replace_file(path: str | Path, text: str) -> None:
+    """Writes a text file so that it is whole or as before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex digest of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _old(directory: Path) -> Path:
+    return directory.parent / f".{directory.name}.old"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

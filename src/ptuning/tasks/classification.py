@@ -1,0 +1,111 @@
+"""Classification of a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ptuning import metrics
+from ptuning.data.batching import Batch, Example
+from ptuning.data.rows import Row
+from ptuning.data.sources import TaskData
+from ptuning.errors import DataError
+from ptuning.tasks.encoding import encode_texts, text_pairs
+from ptuning.tasks.kind import (
+    Prediction,
+    TaskKind,
+    all_equal,
+    check_label_names,
+    has_labels,
+    label_names_of,
+    labels_of,
+    references_of,
+)
+
+
+@final
+@dataclass(frozen=True)
+class Classification(TaskKind):
+    """One of several labels; rows have `text`, perhaps `text_pair`, and `label` (a name).
+
+    Predictions: {"label": name, "score": its probability, "scores": {name: probability}}.
+
+    Args:
+        label_names: in index order; of two, the second is the positive one.
+    """
+
+    label_names: tuple[str, ...]
+
+    name: ClassVar[str] = "classification"
+    head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "sequence"
+    default_metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        check_label_names(self.label_names, "labels")
+
+    @classmethod
+    def from_data(cls, data: TaskData) -> Self:
+        return cls(label_names_of(data, cls.name))
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return ("accuracy", "f1", "f1_macro", "matthews")
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any, max_length: int, *, training: bool) -> list[Example]:
+        labelled = has_labels(rows, ["text"], self.label_role, training=training)
+        ids, types = encode_texts(tokenizer, [row["text"] for row in rows], text_pairs(rows), max_length)
+        return [
+            Example(
+                sequences=(ids[index],),
+                token_types=None if types is None else (types[index],),
+                label=self._index(row["label"], index) if labelled else None,
+                row=index,
+            )
+            for index, row in enumerate(rows)
+        ]
+
+    def _index(self, label: str, row: int) -> int:
+        try:
+            return self.label_names.index(label)
+        except ValueError:
+            raise DataError(
+                f"row {row} has the label {label!r}, expected one of {', '.join(self.label_names)}. "
+                "Correct the row, or give all names in data.labels."
+            ) from None
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(logits.float(), labels_of(batch))
+
+    def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
+        predictions: list[Prediction] = [{} for _ in rows]
+        for outputs, example in zip(logits, examples, strict=True):
+            scores = dict(zip(self.label_names, outputs.softmax(-1).tolist(), strict=True))
+            label = max(scores, key=scores.__getitem__)
+            predictions[example.row] = {"label": label, "score": scores[label], "scores": scores}
+        return predictions
+
+    def score(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+        """Return accuracy, f1 (of the second label of two, else f1_macro), f1_macro and matthews."""
+        references = references_of(rows, self.label_role, predictions)
+        labels = [prediction["label"] for prediction in predictions]
+        macro = metrics.f1(labels, references, self.label_names, average="macro")
+        binary = (
+            metrics.f1(labels, references, self.label_names) if self.num_outputs == 2 else {"f1": macro["f1_macro"]}
+        )
+        return metrics.accuracy(labels, references) | binary | macro | metrics.matthews(labels, references)
+
+    def constant_predictions(self, rows: Sequence[Row]) -> list[Prediction]:
+        label = Counter(row["label"] for row in rows).most_common(1)[0][0]
+        return [{"label": label} for _ in rows]
+
+    def is_constant(self, predictions: Sequence[Prediction]) -> bool:
+        return all_equal([prediction["label"] for prediction in predictions])

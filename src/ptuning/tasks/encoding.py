@@ -1,0 +1,89 @@
+"""Texts to token ids in batches, cut at the end where they are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from ptuning.errors import ConfigError, DataError
+
+_ROWS_AT_ONCE = 1000  # what a tokenizer returns besides the ids takes kilobytes a row
+
+Item = TypeVar("Item")
+
+
+def pieces(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
+    """Yield (index of the first, some of the items), a thousand at a time."""
+    for start in range(0, len(items), _ROWS_AT_ONCE):
+        yield start, items[start : start + _ROWS_AT_ONCE]
+
+
+def encode_texts(
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Tokenize texts or pairs of texts; of a pair the longer one is cut first.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        texts: the first or only text of each sequence.
+        pairs: the second text of each, if there are two.
+        max_length: tokens a sequence at most, special ones counted.
+
+    Returns:
+        Token ids of each sequence; and token types, or None where the tokenizer has none.
+
+    Raises:
+        ConfigError: `max_length` leaves no room for a token of each text.
+    """
+    special = int(tokenizer.num_special_tokens_to_add(pair=pairs is not None))
+    least = special + (1 if pairs is None else 2)
+    if max_length < least:
+        raise ConfigError(
+            f"max_length is {max_length}, but the tokenizer adds {special} special tokens, so at least {least} are "
+            "needed. Raise data.max_length."
+        )
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
+    for start, some in pieces(texts):
+        encoded = tokenizer(
+            list(some),
+            None if pairs is None else list(pairs[start : start + len(some)]),
+            truncation="longest_first",
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        ids += encoded["input_ids"]
+        types += encoded.get("token_type_ids", ())
+    return ids, types or None
+
+
+def text_pairs(rows: Sequence[dict[str, Any]]) -> list[str] | None:
+    """Return the second texts of rows, or None where no row has one.
+
+    Raises:
+        DataError: only some rows have one.
+    """
+    with_pair = [index for index, row in enumerate(rows) if "text_pair" in row]
+    if not with_pair:
+        return None
+    if len(with_pair) < len(rows):
+        without = next(index for index, row in enumerate(rows) if "text_pair" not in row)
+        raise DataError(
+            f"row {with_pair[0]} has a 'text_pair', but row {without} has none. Expected it in all rows or in none."
+        )
+    return [row["text_pair"] for row in rows]
+
+
+def check_is_fast(tokenizer: Any, kind: str) -> None:
+    """Check that a tokenizer can say which characters and words its tokens come from.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(
+            f"the tokenizer is a {type(tokenizer).__name__} without a fast version, but {kind} needs one to align "
+            "tokens with text. Use a backbone with a tokenizer.json."
+        )

@@ -1,0 +1,110 @@
+"""Multiple choice: one sequence a choice, one output each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar, Literal, Self, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from ptuning import metrics
+from ptuning.data.batching import Batch, Example
+from ptuning.data.rows import Row
+from ptuning.data.sources import TaskData
+from ptuning.errors import DataError
+from ptuning.tasks.encoding import encode_texts
+from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, labels_of, references_of
+
+
+@final
+@dataclass(frozen=True)
+class MultipleChoice(TaskKind):
+    """The best of several choices; rows have `text`, perhaps `question`, `choices`, and `label` (its index).
+
+    Each choice is a sequence of its own: the text, with the question behind it, as the first segment and the choice as
+    the second. Rows may have different numbers of choices. Predictions: {"choice": index, "scores": [probability]}.
+    """
+
+    name: ClassVar[str] = "multiple_choice"
+    head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "choice"
+    default_metric: ClassVar[str] = "accuracy"
+
+    @classmethod
+    def from_data(cls, data: TaskData) -> Self:
+        return cls()
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return ("accuracy",)
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any, max_length: int, *, training: bool) -> list[Example]:
+        labelled = has_labels(rows, ["text", "choices"], self.label_role, training=training)
+        for index, row in enumerate(rows):
+            _check_choices(row, index)
+        texts = [_first_segment(row) for row in rows for _ in row["choices"]]
+        choices = [choice for row in rows for choice in row["choices"]]
+        ids, types = encode_texts(tokenizer, texts, choices, max_length)
+        ends = accumulate(len(row["choices"]) for row in rows)
+        examples = []
+        for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
+            own = slice(end - len(row["choices"]), end)
+            examples.append(
+                Example(
+                    sequences=tuple(ids[own]),
+                    token_types=None if types is None else tuple(types[own]),
+                    label=int(row["label"]) if labelled else None,
+                    row=index,
+                )
+            )
+        return examples
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        sizes = batch.choices or (1,) * len(batch.examples)
+        parts = torch.split(logits.float(), list(sizes))
+        # A missing choice has probability 0.
+        padded = pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))  # (batch_size, num_choices)
+        return F.cross_entropy(padded, labels_of(batch))
+
+    def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
+        predictions: list[Prediction] = [{} for _ in rows]
+        for outputs, example in zip(logits, examples, strict=True):
+            scores: list[float] = outputs.softmax(-1).tolist()
+            predictions[example.row] = {"choice": scores.index(max(scores)), "scores": scores}
+        return predictions
+
+    def score(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+        """Return accuracy."""
+        references = references_of(rows, self.label_role, predictions)
+        return metrics.accuracy([prediction["choice"] for prediction in predictions], references)
+
+    def constant_predictions(self, rows: Sequence[Row]) -> list[Prediction]:
+        choice = Counter(row["label"] for row in rows).most_common(1)[0][0]
+        return [{"choice": choice} for _ in rows]
+
+    def is_constant(self, predictions: Sequence[Prediction]) -> bool:
+        return all_equal([prediction["choice"] for prediction in predictions])
+
+
+def _first_segment(row: Row) -> str:
+    return f"{row['text']} {row['question']}" if "question" in row else str(row["text"])
+
+
+def _check_choices(row: Row, index: int) -> None:
+    count = len(row["choices"])
+    if count < 2:
+        raise DataError(f"row {index} has {count} choices, expected at least 2. Correct or remove the row.")
+    if "label" in row and not 0 <= row["label"] < count:
+        raise DataError(
+            f"row {index} has the label {row['label']!r}, expected the number of its right choice, from 0 to "
+            f"{count - 1}. Correct the row."
+        )

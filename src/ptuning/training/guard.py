@@ -1,0 +1,47 @@
+"""Noticing the usual ways in which training prompts goes wrong, and saying what to change."""
+
+from __future__ import annotations
+
+import math
+
+from ptuning.config import RunConfig
+from ptuning.errors import TrainingError
+
+
+def check_loss(loss: float, config: RunConfig, step: int) -> None:
+    """Stops at a loss that is not a number.
+
+    Raises:
+        TrainingError: the loss is infinite or not a number.
+    """
+    if math.isfinite(loss):
+        return
+    training = config.training
+    raise TrainingError(
+        f"the loss became {loss} at step {step} (learning_rate {training.learning_rate:g}, precision "
+        f"{training.precision}), expected a finite number. Lower training.learning_rate to "
+        f"{training.learning_rate / 5:g}, or set training.precision to fp32; checkpoints/last is from before."
+    )
+
+
+def collapse_advice(config: RunConfig, metric: str, score: float, majority: float | None) -> str:
+    """What to say when every validation row gets the same answer."""
+    training, prompts = config.training, config.prompts
+    against = "" if majority is None else f", as always giving the most frequent answer does ({majority:.3f})"
+    return (
+        f"every validation row gets the same answer: {metric} is {score:.3f}{against}. The prompts have collapsed or not "
+        f"started to learn. Change training.learning_rate (now {training.learning_rate:g}; try a third or three times "
+        f"that), prompts.init_std (now {prompts.init_std:g}; try {0.02 if prompts.init_std > 0.1 else 1.0:g}), or "
+        f"prompts.init to tokens; more training.epochs (now {training.epochs}) help small data sets."
+    )
+
+
+def out_of_memory_error(config: RunConfig, error: BaseException) -> TrainingError:
+    """The error for a batch that did not fit."""
+    training = config.training
+    batch = f"batch_tokens {training.batch_tokens}" if training.batch_tokens else f"batch_size {training.batch_size}"
+    return TrainingError(
+        f"a batch did not fit into memory ({batch}, accumulation {training.accumulation}): {error}. Halve "
+        f"training.{batch.split()[0]} and double training.accumulation (same result), set "
+        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; then --resume."
+    )

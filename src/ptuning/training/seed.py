@@ -1,0 +1,30 @@
+"""Everything random, set from one seed and kept in checkpoints."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's and torch's generators on all devices."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """Returns the state of torch's generators, as tensors that safetensors can hold."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state |= {f"cuda.{i}": state_ for i, state_ in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Puts back what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    cuda = [state[f"cuda.{i}"] for i in range(len(state) - 1)]
+    if cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,135 @@
+"""`checkpoints/last`: everything needed to go on exactly where a run stood, in safetensors and JSON.
+
+    checkpoints/last/
+      state.json             where the run stands: epoch, batch, step, best score, lines of metrics.jsonl
+      tensors.safetensors    trained parameters, optimizer moments, random state
+
+Ours, because accelerate's `save_state` pickles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ptuning.errors import CheckpointError
+from ptuning.storage import recover_directory, replace_directory, sha256_of
+from ptuning.training.seed import random_state, restore_random_state
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: the epoch it is in, from 0.
+        batch: batches of that epoch that are done.
+        step: optimizer steps done.
+        loss_sum: sum of the epoch's batch losses so far.
+        best_score: best validation score so far, None before the first evaluation.
+        best_epoch: the epoch it is from.
+        evaluations_without_gain: for early stopping.
+        metric_lines: lines of metrics.jsonl that belong to this state.
+        seconds: time trained, over all sittings.
+        finished: whether nothing is left to train.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best_score: float | None = None
+    best_epoch: int = 0
+    evaluations_without_gain: int = 0
+    metric_lines: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def save_state(
+    directory: Path,
+    progress: Progress,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    data_digest: str,
+) -> None:
+    """Writes `checkpoints/last` as a whole."""
+
+    def write(temporary: Path) -> None:
+        tensors: dict[str, Tensor] = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        tensors |= {f"random.{name}": value for name, value in random_state().items()}
+        tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+        save_file(tensors, temporary / "tensors.safetensors")
+        state = asdict(progress) | {"data": data_digest, "sha256": sha256_of(temporary / "tensors.safetensors")}
+        (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+    replace_directory(directory, write)
+
+
+def load_state(
+    directory: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    data_digest: str,
+) -> Progress | None:
+    """Puts back parameters, optimizer and random state, and returns where the run stood.
+
+    Args:
+        directory: `checkpoints/last`.
+        parameters: the trained parameters by name; filled in place.
+        optimizer: over the same parameters; filled in place.
+        data_digest: of the data at hand, which must be those of the run.
+
+    Returns:
+        None when the run was stopped before its first checkpoint.
+
+    Raises:
+        CheckpointError: the state is damaged, or belongs to other settings or other data.
+    """
+    recover_directory(directory)
+    if not directory.exists():
+        return None
+    try:
+        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+        digest = sha256_of(directory / "tensors.safetensors")
+        tensors = load_file(directory / "tensors.safetensors") if digest == state["sha256"] else None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{directory} is damaged: {error}. Start again with --overwrite.") from error
+    if tensors is None:
+        raise CheckpointError(f"{directory}/tensors.safetensors was altered or cut off. Start again with --overwrite.")
+    if state["data"] != data_digest:
+        raise CheckpointError(
+            "the data are not those the run was started with (other rows, labels or tokenization), so it cannot go on "
+            "exactly. Put the data back, or start again with --overwrite."
+        )
+    names = {name.removeprefix("parameter.") for name in tensors if name.startswith("parameter.")}
+    if names != set(parameters):
+        raise CheckpointError(
+            f"{directory} has trained parameters {sorted(names)}, expected {sorted(parameters)}. "
+            "Resume with the settings the run was started with, or start again with --overwrite."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"parameter.{name}"])
+            moments = {
+                key.split(".", 2)[1]: value
+                for key, value in tensors.items()
+                if key.startswith("optimizer.") and key.split(".", 2)[2] == name
+            }
+            if moments:
+                # AdamW keeps its step count on the CPU and its moments beside the parameter.
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+                }
+    restore_random_state({k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")})
+    return Progress(**{key: value for key, value in state.items() if key not in ("data", "sha256")})

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from ptuning.data import TaskData
+from ptuning.errors import ConfigError, DataError
+from ptuning.tasks.classification import Classification
+
+KIND = Classification(("no", "maybe", "yes"))
+ROWS = [
+    {"text": f"question {index}", "text_pair": "answer " * index, "label": KIND.label_names[index % 3]}
+    for index in range(1, 13)
+]
+
+
+def test_perfect_logits_score_one(tokenizer: Any, perfect_logits: Any, batch_loss: Any) -> None:
+    examples = KIND.encode(ROWS, tokenizer, 16, training=True)
+    assert [example.label for example in examples] == [1, 2, 0] * 4
+    logits = perfect_logits(KIND, examples)
+    scores = KIND.score(KIND.predict(logits, examples, ROWS), ROWS)
+    assert scores == {"accuracy": 1.0, "f1": 1.0, "f1_macro": 1.0, "matthews": 1.0}
+    assert batch_loss(KIND, logits, examples) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_pairs_are_joined_and_the_longer_text_is_cut(tokenizer: Any) -> None:
+    rows = [{"text": "one two", "text_pair": "three " * 50, "label": "no"}]
+    example = KIND.encode(rows, tokenizer, 10, training=True)[0]
+    assert tokenizer.decode(example.sequences[0]) == "[CLS] one two [SEP] three three three three three [SEP]"
+    assert example.token_types == ([0, 0, 0, 0, 1, 1, 1, 1, 1, 1],)
+    assert example.length == 10
+
+
+def test_the_tokenizers_own_padding_is_not_used(tokenizer: Any) -> None:
+    short, long = KIND.encode([{"text": "a"}, {"text": "a b c d"}], tokenizer, 128, training=False)
+    assert (short.length, long.length) == (3, 6)
+    assert len(KIND.encode([{"text": "word " * 300}], tokenizer, 200, training=False)[0].sequences[0]) == 200
+
+
+def test_a_tokenizer_without_token_types_gives_none(byte_tokenizer: Any) -> None:
+    example = KIND.encode([{"text": "ab"}], byte_tokenizer, 16, training=False)[0]
+    assert example.token_types is None
+    assert example.length == 4
+
+
+def test_predictions_are_in_row_order_with_probabilities(tokenizer: Any) -> None:
+    examples = KIND.encode(ROWS[:2], tokenizer, 16, training=False)
+    logits = [torch.tensor([0.0, math.log(2), 0.0]), torch.tensor([math.log(8), 0.0, 0.0])]
+    first, second = KIND.predict(logits[::-1], examples[::-1], ROWS[:2])
+    assert first == {
+        "label": "maybe",
+        "score": pytest.approx(0.5),
+        "scores": pytest.approx({"no": 0.25, "maybe": 0.5, "yes": 0.25}),
+    }
+    assert (second["label"], second["score"]) == ("no", pytest.approx(0.8))
+
+
+def test_the_second_of_two_labels_is_the_positive_one() -> None:
+    kind = Classification(("no", "yes"))
+    rows = [{"label": name} for name in ("yes", "yes", "no", "no")]
+    scores = kind.score([{"label": name} for name in ("yes", "no", "no", "no")], rows)
+    assert scores["f1"] == pytest.approx(2 / 3)  # precision 1, recall 1/2
+    assert scores["f1_macro"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert scores["accuracy"] == 0.75
+
+
+def test_majority_score_is_the_share_of_the_most_frequent_label() -> None:
+    rows = [{"label": name} for name in ("yes", "no", "yes", "maybe")]
+    assert KIND.majority_score(rows) == 0.5
+    assert KIND.majority_score(rows, "matthews") == 0.0
+    assert KIND.majority_score(rows, "f1") == pytest.approx((2 / 3) / 3)
+
+
+def test_from_data_takes_the_label_names() -> None:
+    data = TaskData(None, None, None, ("a", "b"), {}, "here", ())
+    assert Classification.from_data(data) == Classification(("a", "b"))
+    with pytest.raises(DataError, match="the data of here have no label names"):
+        Classification.from_data(TaskData(None, None, None, None, {}, "here", ()))
+
+
+def test_mistakes_are_named(tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="at least two different labels"):
+        Classification(("one",))
+    with pytest.raises(DataError, match="row 1 has the label 'never', expected one of no, maybe, yes"):
+        KIND.encode([{"text": "a", "label": "no"}, {"text": "a", "label": "never"}], tokenizer, 16, training=True)
+    with pytest.raises(DataError, match="row 0 has a 'text_pair', but row 1 has none"):
+        KIND.encode([{"text": "a", "text_pair": "b"}, {"text": "a"}], tokenizer, 16, training=False)
+    with pytest.raises(ConfigError, match="max_length is 4, but the tokenizer adds 3 special tokens, so at least 5"):
+        KIND.encode(ROWS, tokenizer, 4, training=True)
+    with pytest.raises(DataError, match="row 0 has no 'text', only 'sentence'"):
+        KIND.encode([{"sentence": "a"}], tokenizer, 16, training=False)

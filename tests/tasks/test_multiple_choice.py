@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from ptuning.data.batching import collate
+from ptuning.errors import DataError
+from ptuning.tasks.multiple_choice import MultipleChoice
+
+KIND = MultipleChoice()
+ROWS = [
+    {"text": "It rained.", "choices": [f"choice {n}" for n in range(2 + index % 3)], "label": index % 2}
+    for index in range(12)
+]
+
+
+def test_perfect_logits_score_one_with_ragged_choices(tokenizer: Any, perfect_logits: Any, batch_loss: Any) -> None:
+    examples = KIND.encode(ROWS, tokenizer, 32, training=True)
+    assert [len(example.sequences) for example in examples] == [2, 3, 4] * 4
+    logits = perfect_logits(KIND, examples)
+    predictions = KIND.predict(logits, examples, ROWS)
+    assert KIND.score(predictions, ROWS) == {"accuracy": 1.0}
+    assert [len(prediction["scores"]) for prediction in predictions] == [2, 3, 4] * 4
+    assert batch_loss(KIND, logits, examples) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_text_and_question_are_the_first_segment_and_the_choice_is_the_second(tokenizer: Any) -> None:
+    row = {"text": "It rained.", "question": "so", "choices": ["wet", "dry as dust"], "label": 1}
+    example = KIND.encode([row], tokenizer, 32, training=True)[0]
+    assert [tokenizer.decode(ids) for ids in example.sequences] == [
+        "[CLS] it rained. so [SEP] wet [SEP]",
+        "[CLS] it rained. so [SEP] dry as dust [SEP]",
+    ]
+    assert example.token_types is not None
+    assert example.token_types[0] == [0] * 6 + [1, 1]
+    assert example.label == 1
+
+
+def test_missing_choices_have_no_part_in_the_loss(tokenizer: Any, batch_loss: Any) -> None:
+    examples = KIND.encode([ROWS[0], ROWS[2]], tokenizer, 32, training=True)  # 2 and 4 choices, label 0
+    loss = batch_loss(KIND, [torch.zeros(2), torch.zeros(4)], examples)
+    assert loss == pytest.approx((math.log(2) + math.log(4)) / 2)
+
+
+def test_the_gradient_of_ragged_choices_is_finite(tokenizer: Any) -> None:
+    examples = KIND.encode([ROWS[0], ROWS[2]], tokenizer, 32, training=True)
+    logits = torch.zeros(6, requires_grad=True)
+    KIND.loss(logits, collate(examples, 0)).backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx([-0.25, 0.25, -0.375, 0.125, 0.125, 0.125])
+
+
+def test_scores_are_probabilities_over_the_rows_own_choices(tokenizer: Any) -> None:
+    examples = KIND.encode(ROWS[:1], tokenizer, 32, training=False)
+    prediction = KIND.predict([torch.tensor([0.0, math.log(3)])], examples, ROWS[:1])[0]
+    assert prediction == {"choice": 1, "scores": pytest.approx([0.25, 0.75])}
+
+
+def test_majority_score_is_that_of_the_best_constant_choice() -> None:
+    assert KIND.majority_score([{"label": 1}, {"label": 0}, {"label": 1}]) == pytest.approx(2 / 3)
+
+
+def test_mistakes_are_named(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="row 0 has 1 choices, expected at least 2"):
+        KIND.encode([{"text": "a", "choices": ["b"]}], tokenizer, 16, training=False)
+    with pytest.raises(DataError, match="row 0 has the label 2, expected the number of its right choice, from 0 to 1"):
+        KIND.encode([{"text": "a", "choices": ["b", "c"], "label": 2}], tokenizer, 16, training=True)
