@@ -1,0 +1,159 @@
+"""Tiny random models of every supported family, and ragged batches for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+_BERT_SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+}
+_T5_SIZES = {
+    "vocab_size": 60,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 40,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "decoder_start_token_id": 0,
+}
+_ROTARY_SIZES = {**_BERT_SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1}
+_DEBERTA_SIZES = {
+    **_BERT_SIZES,
+    "relative_attention": True,
+    "max_relative_positions": -1,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+
+# Of every family one config at least, and of those with variants one for each that takes another path.
+TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "albert": ("albert", {**_BERT_SIZES, "embedding_size": 16}),
+    "albert-groups": (
+        "albert",
+        {**_BERT_SIZES, "embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    ),
+    "bert": ("bert", _BERT_SIZES),
+    "camembert": ("camembert", _BERT_SIZES),
+    "deberta": ("deberta", _DEBERTA_SIZES),
+    "deberta-biased": ("deberta", {**_DEBERTA_SIZES, "position_biased_input": True, "type_vocab_size": 2}),
+    "deberta-c2p": ("deberta", {**_DEBERTA_SIZES, "pos_att_type": ["c2p"]}),
+    "deberta-p2c": ("deberta", {**_DEBERTA_SIZES, "pos_att_type": ["p2c"]}),
+    "deberta-short-span": ("deberta", {**_DEBERTA_SIZES, "max_relative_positions": 4}),
+    "deberta-absolute": (
+        "deberta",
+        {**_DEBERTA_SIZES, "relative_attention": False, "pos_att_type": [], "position_biased_input": True},
+    ),
+    "deberta-talking": ("deberta", {**_DEBERTA_SIZES, "talking_head": True}),
+    "deberta-v2": (
+        "deberta-v2",
+        {**_DEBERTA_SIZES, "share_att_key": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"},
+    ),
+    "deberta-v2-biased": ("deberta-v2", {**_DEBERTA_SIZES, "position_biased_input": True, "type_vocab_size": 2}),
+    "deberta-v2-c2p": ("deberta-v2", {**_DEBERTA_SIZES, "pos_att_type": ["c2p"]}),
+    "deberta-v2-p2c": ("deberta-v2", {**_DEBERTA_SIZES, "pos_att_type": ["p2c"], "position_buckets": 4}),
+    "deberta-v2-conv": (
+        "deberta-v2",
+        {**_DEBERTA_SIZES, "share_att_key": True, "position_buckets": 4, "conv_kernel_size": 3, "conv_act": "gelu"},
+    ),
+    "distilbert": (
+        "distilbert",
+        {"vocab_size": 60, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 40, "max_position_embeddings": 40},
+    ),
+    "electra": ("electra", {**_BERT_SIZES, "embedding_size": 16}),
+    "ernie": ("ernie", _BERT_SIZES),
+    "eurobert": ("eurobert", {**_ROTARY_SIZES, "num_key_value_heads": 2, "head_dim": 8, "mask_token_id": 3}),
+    "megatron-bert": ("megatron-bert", _BERT_SIZES),
+    "modernbert": (
+        "modernbert",
+        {**_ROTARY_SIZES, "sep_token_id": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
+    ),
+    "mpnet": ("mpnet", _BERT_SIZES),
+    "mt5": ("mt5", _T5_SIZES),
+    "nomic_bert": ("nomic_bert", {**_ROTARY_SIZES, "head_dim": 8}),
+    "roberta": ("roberta", _BERT_SIZES),
+    "t5": ("t5", _T5_SIZES),
+    "umt5": ("umt5", _T5_SIZES),
+    "xlm-roberta": ("xlm-roberta", _BERT_SIZES),
+    "xlm-roberta-xl": ("xlm-roberta-xl", _BERT_SIZES),
+}
+
+# Dropout has another name in nearly every family; tests that want it set it themselves.
+_NO_DROPOUT = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "dropout",
+    "dropout_rate",
+    "embedding_dropout",
+    "mlp_dropout",
+    "classifier_dropout_prob",
+    "hidden_dropout",
+)
+
+
+def _build(
+    name: str,
+    *,
+    auto: Any = None,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    **overrides: Any,
+) -> Any:
+    model_type, sizes = TINY_CONFIGS[name]
+    config = AutoConfig.for_model(model_type, **{**sizes, **overrides})
+    for field in _NO_DROPOUT:
+        if hasattr(config, field) and field not in overrides:
+            setattr(config, field, 0.0)
+    is_t5 = model_type in ("t5", "mt5", "umt5")
+    native = model_type in ("deberta", "deberta-v2", "mpnet", "megatron-bert")
+    auto = auto or (AutoModelForTextEncoding if is_t5 else AutoModel)
+    model = auto.from_config(config, attn_implementation="eager" if native else attention)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in sorted(model.named_parameters()):
+            # Large enough that attention is far from uniform and every layer matters.
+            start = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(start * 0.2 if parameter.ndim > 1 else parameter + start * 0.1)
+    return model.to(dtype).eval()
+
+
+def _ragged_batch(config: Any, lengths: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
+    pad = config.pad_token_id if config.pad_token_id is not None else 0
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, config.vocab_size, (len(lengths), max(lengths)), generator=generator)
+    real = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+    return {"input_ids": ids.where(real, torch.tensor(pad)), "attention_mask": real.long()}
+
+
+@pytest.fixture(scope="session")
+def tiny_names() -> list[str]:
+    """Names that `tiny_model` takes: each family by its own name, and its variants."""
+    return list(TINY_CONFIGS)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """Builds a tiny random model, without dropout and in eval mode: `tiny_model("bert", attention="eager")`."""
+    return _build
+
+
+@pytest.fixture(scope="session")
+def ragged_batch() -> Callable[..., dict[str, Tensor]]:
+    """Builds a batch with padding on the right: `ragged_batch(model.config, (9, 6, 3))`."""
+    return _ragged_batch
