@@ -169,11 +169,12 @@ class PromptedForward:
         num_queries: int,
         num_keys: int,
         is_causal: bool,
+        dtype: torch.dtype,
         device: torch.device,
     ) -> Tensor | None:
         """`widen_mask`, done once for all layers that share a mask and a block mask."""
         return self._once(
-            ("mask", id(mask), id(block.mask), is_causal),
+            ("mask", id(mask), id(block.mask), is_causal, dtype),
             (mask, block.mask),
             lambda: widen_mask(
                 mask,
@@ -182,6 +183,7 @@ class PromptedForward:
                 num_keys=num_keys,
                 num_virtual=block.length,
                 is_causal=is_causal,
+                dtype=dtype,
                 device=device,
             ),
         )

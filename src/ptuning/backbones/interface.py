@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def prompted_name(base: str | None) -> str:
 
 
 def _prompted_attention(base: str) -> Attention:
-    widen = _widen_flash if "flash" in base else _widen_flex if "flex" in base else _widen_dense
+    widen = _widen_flash if "flash" in base else _widen_flex if "flex" in base else partial(_widen_dense, base)
 
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
@@ -73,6 +74,7 @@ def _base_attention(base: str, module: nn.Module) -> Attention:
 
 
 def _widen_dense(
+    base: str,
     forward: PromptedForward,
     block: Block,
     module: nn.Module,
@@ -86,7 +88,13 @@ def _widen_dense(
     if kwargs.get("position_bias") is not None:
         kwargs["position_bias"] = forward.widened_bias(kwargs["position_bias"], block.length)
     widened = forward.widened_mask(
-        mask, block, num_queries=query.shape[2], num_keys=num_keys, is_causal=is_causal, device=query.device
+        mask,
+        block,
+        num_queries=query.shape[2],
+        num_keys=num_keys,
+        is_causal=is_causal,
+        dtype=torch.bool if base == "sdpa" else query.dtype,  # eager attention adds its mask to the scores
+        device=query.device,
     )
     if widened is None and is_causal:
         kwargs["is_causal"] = False  # a single query, which sees everything

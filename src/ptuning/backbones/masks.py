@@ -18,6 +18,7 @@ def widen_mask(
     num_keys: int,
     num_virtual: int,
     is_causal: bool,
+    dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor | None:
     """Puts the virtual tokens' columns in front of a 4-D attention mask.
@@ -30,29 +31,36 @@ def widen_mask(
         num_keys: real keys a row.
         num_virtual: virtual tokens a row, padding included.
         is_causal: whether a missing mask stands for a causal one.
+        dtype: of a mask that was missing: bool, or the floating-point dtype of an additive one, as the attention at
+            hand takes it.
         device: where to build a mask that was missing.
 
     Returns:
-        (batch_size or 1, num_heads or 1, num_queries or 1, num_virtual + num_keys) of the mask's dtype (bool when it
-        was missing), or None when everything is visible.
+        (batch_size or 1, num_heads or 1, num_queries or 1, num_virtual + num_keys) of the mask's dtype, or None when
+        everything is visible.
     """
     if mask is None and is_causal and num_queries > 1:
         # A base function handed no mask would build a causal one itself, and count virtual tokens as positions.
         mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
-        mask = mask[None, None]  # (1, 1, Q, K)
+        mask = _of_dtype(mask[None, None], dtype)  # (1, 1, Q, K)
     if mask is None:
         if prompt_mask is None:
             return None
-        return functional.pad(prompt_mask[:, None, None, :], (0, num_keys), value=True)  # (B, 1, 1, P + K)
+        widened = functional.pad(prompt_mask[:, None, None, :], (0, num_keys), value=True)  # (B, 1, 1, P + K)
+        return _of_dtype(widened, dtype)
     if prompt_mask is None:
         return functional.pad(mask, (num_virtual, 0), value=True if mask.dtype == torch.bool else 0.0)
-    columns = prompt_mask[:, None, None, :]  # (B, 1, 1, P)
-    if mask.dtype != torch.bool:
-        hidden = torch.finfo(mask.dtype).min
-        columns = torch.zeros_like(columns, dtype=mask.dtype).masked_fill(~columns, hidden)
+    columns = _of_dtype(prompt_mask[:, None, None, :], mask.dtype)  # (B, 1, 1, P)
     batch_size = max(mask.shape[0], columns.shape[0])
     columns = columns.expand(batch_size, mask.shape[1], mask.shape[2], -1)
     return torch.cat([columns, mask.expand(batch_size, -1, -1, -1)], dim=-1)
+
+
+def _of_dtype(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as it is, or as an additive one: 0 where attention is allowed, else the lowest number."""
+    if dtype == torch.bool:
+        return visible
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def widen_bias(bias: Tensor, num_virtual: int) -> Tensor:

@@ -51,7 +51,13 @@ def prompted_forward(
     visible: Tensor | None = forward.as_bool(attention_mask)
     if block is not None:
         visible = forward.widened_mask(
-            visible, block, num_queries=num_keys, num_keys=num_keys, is_causal=False, device=query.device
+            visible,
+            block,
+            num_queries=num_keys,
+            num_keys=num_keys,
+            is_causal=False,
+            dtype=torch.bool,
+            device=query.device,
         )
         scores = None if scores is None else widen_bias(scores, block.length)
     assert visible is not None

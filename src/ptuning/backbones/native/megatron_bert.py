@@ -38,7 +38,13 @@ def prompted_forward(
     key, value, block = forward.insert(module, key, value)
     if block is not None:
         attention_mask = forward.widened_mask(
-            attention_mask, block, num_queries=num_keys, num_keys=num_keys, is_causal=False, device=query.device
+            attention_mask,
+            block,
+            num_queries=num_keys,
+            num_keys=num_keys,
+            is_causal=False,
+            dtype=query.dtype,  # added to the scores
+            device=query.device,
         )
     return attend(
         query,

@@ -34,7 +34,13 @@ def prompted_forward(
     key, value, block = forward.insert(module, key, value)
     if block is not None:
         attention_mask = forward.widened_mask(
-            attention_mask, block, num_queries=num_keys, num_keys=num_keys, is_causal=False, device=query.device
+            attention_mask,
+            block,
+            num_queries=num_keys,
+            num_keys=num_keys,
+            is_causal=False,
+            dtype=query.dtype,  # added to the scores
+            device=query.device,
         )
         position_bias = None if position_bias is None else forward.widened_bias(position_bias, block.length)
     bias = attention_mask if position_bias is None else position_bias
