@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ptuning.version import __version__
 
 if TYPE_CHECKING:
-    from ptuning.attach import Attached, attach
+    from ptuning.attachment import Attached, attach
     from ptuning.backbones.loading import Backbone, load_backbone
     from ptuning.checkpoint import SavedPrompt, read_prompt
     from ptuning.config import RunConfig, load_config
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ptuning.training.run import train
 
 _HOMES = {
-    "Attached": "ptuning.attach",
+    "Attached": "ptuning.attachment",
     "Backbone": "ptuning.backbones.loading",
     "DeepPrompts": "ptuning.prompts",
     "Predictor": "ptuning.predictor",
@@ -34,7 +34,7 @@ _HOMES = {
     "PtuningError": "ptuning.errors",
     "RunConfig": "ptuning.config",
     "SavedPrompt": "ptuning.checkpoint",
-    "attach": "ptuning.attach",
+    "attach": "ptuning.attachment",
     "from_hub": "ptuning.sharing",
     "load": "ptuning.predictor",
     "load_backbone": "ptuning.backbones.loading",

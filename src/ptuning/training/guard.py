@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
 
@@ -28,12 +30,18 @@ def collapse_advice(config: RunConfig, metric: str, score: float, majority: floa
     """What to say when every validation row gets the same answer."""
     training, prompts = config.training, config.prompts
     against = "" if majority is None else f", as always giving the most frequent answer does ({majority:.3f})"
+    other_std = 0.02 if prompts.init_std > 0.1 else 1.0
     return (
-        f"every validation row gets the same answer: {metric} is {score:.3f}{against}. The prompts have collapsed or not "
-        f"started to learn. Change training.learning_rate (now {training.learning_rate:g}; try a third or three times "
-        f"that), prompts.init_std (now {prompts.init_std:g}; try {0.02 if prompts.init_std > 0.1 else 1.0:g}), or "
-        f"prompts.init to tokens; more training.epochs (now {training.epochs}) help small data sets."
+        f"every validation row gets the same answer: {metric} is {score:.3f}{against}. The prompts have collapsed or "
+        f"not started to learn. Change training.learning_rate (now {training.learning_rate:g}; try a third or three "
+        f"times that), prompts.init_std (now {prompts.init_std:g}; try {other_std:g}), or prompts.init to tokens; "
+        f"more training.epochs (now {training.epochs}) help small data sets."
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on any device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def out_of_memory_error(config: RunConfig, error: BaseException) -> TrainingError:
@@ -42,6 +50,6 @@ def out_of_memory_error(config: RunConfig, error: BaseException) -> TrainingErro
     batch = f"batch_tokens {training.batch_tokens}" if training.batch_tokens else f"batch_size {training.batch_size}"
     return TrainingError(
         f"a batch did not fit into memory ({batch}, accumulation {training.accumulation}): {error}. Halve "
-        f"training.{batch.split()[0]} and double training.accumulation (same result), set "
+        f"training.{batch.split()[0]} and double training.accumulation (as many examples a step), set "
         "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; then --resume."
     )

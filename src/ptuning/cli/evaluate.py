@@ -1,0 +1,56 @@
+"""`ptuning evaluate`: a saved prompt scored on labelled rows."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+    ptuning evaluate runs/tickets
+
+    ptuning evaluate runs/tickets/prompt --data my_dir --split test --json
+"""
+
+
+class SplitName(StrEnum):
+    """Splits of a data set."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+def command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or its prompt/.")],
+    data: Annotated[
+        str | None, typer.Option(help="Directory or data set. Default: what the run was trained on.")
+    ] = None,
+    split: Annotated[SplitName, typer.Option(help="Which rows.")] = SplitName.validation,
+    backbone: Annotated[str | None, typer.Option(help="Default: the one the prompt was trained on.")] = None,
+    fit_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--fit-threshold", help="Question answering: keep the no-answer threshold that is best on these rows."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a saved prompt on labelled rows."""
+    from ptuning.cli.quiet import quiet_libraries
+    from ptuning.evaluation import evaluate
+
+    quiet_libraries()
+    result = evaluate(directory, data=data, split=split.value, backbone=backbone, fit_threshold=fit_threshold)
+    for note in result.notes:
+        typer.echo(note, err=True)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+        return
+    typer.echo(f"{result.split}, {result.num_rows} rows")
+    for name, value in result.metrics.items():
+        typer.echo(f"  {name:<24} {value:.4f}")

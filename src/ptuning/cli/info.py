@@ -1,0 +1,60 @@
+"""`ptuning info`: what a saved prompt is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+    ptuning info runs/tickets
+
+    ptuning info runs/tickets --json
+"""
+
+
+def command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or its prompt/.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the prompt's config as JSON.")] = False,
+) -> None:
+    """Say what a saved prompt is: task, metrics, sizes, backbone. The files are checked."""
+    from ptuning.checkpoint import TENSORS_FILE, find_prompt, read_config, read_prompt
+
+    saved = read_prompt(directory)
+    config = read_config(directory)
+    if as_json:
+        typer.echo(json.dumps(config, ensure_ascii=False))
+        return
+
+    from ptuning.cli.tables import print_table, shown_metrics, shown_share
+
+    path = find_prompt(directory)
+    task, backbone, counts = saved.task or {}, saved.backbone, saved.counts
+    rows = [
+        ["task", f"{task['name']} ({task['kind']})" if task else "none: prompts only"],
+        ["method", saved.method],
+        ["validation", shown_metrics(saved.metrics) or "-"],
+        ["labels", ", ".join(task.get("label_names", [])) or "-"],
+        ["columns", ", ".join(f"{role}: {column}" for role, column in task.get("columns", {}).items()) or "-"],
+        ["max length", str(task.get("max_length", "-"))],
+        ["prompt length", f"{saved.prompts.shape[3]} virtual tokens, {saved.positions} positions"],
+        ["layers", ", ".join(map(str, saved.layers))],
+        ["pooling", str((saved.head or {}).get("pooling", "-"))],
+        [
+            "backbone",
+            f"{backbone.name} ({backbone.architecture.get('model_type')}), {backbone.revision or 'no revision'}",
+        ],
+        ["fingerprint", backbone.fingerprint[:16]],
+    ]
+    if counts:
+        share = shown_share(counts["prompts"], counts["backbone"])
+        ratio = shown_share(counts["prompts"], counts["transformer"])
+        rows.append(
+            ["parameters", f"{counts['prompts']:,} prompts ({share} of the backbone, {ratio} of its transformer)"]
+        )
+        rows.append(["", f"{counts['head']:,} head"])
+    rows.append(["file", f"{path / TENSORS_FILE}, {(path / TENSORS_FILE).stat().st_size / 1e6:.2f} MB"])
+    print_table(["", str(path)], rows)

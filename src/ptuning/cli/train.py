@@ -1,0 +1,74 @@
+"""`ptuning train`: prompts and a head for one task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptuning.config import RunConfig, load_config, parse_settings
+from ptuning.errors import ConfigError
+
+EXAMPLES = """Examples:
+
+    ptuning train --task helpdesk/tickets --output runs/tickets
+
+    ptuning train --task classification --data my_dir --backbone roberta-base
+
+    ptuning train config.yaml --set training.epochs=20 --set prompts.prompt_length=40
+
+    ptuning train --resume --output runs/tickets
+"""
+
+
+def command(
+    config: Annotated[Path | None, typer.Argument(help="YAML file with settings.", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option(help="Preset or kind of task; see `ptuning tasks`.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Hugging Face name, local directory, or minilm.")] = None,
+    data: Annotated[str | None, typer.Option(help="Directory with train/validation files, or a data set name.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="default, or a YAML file with settings to start from.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory of the run. Default: runs/<task>-<data>.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=5.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete a run that is there, and start again.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train prompts and a head for one task on a frozen backbone."""
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite were both given, expected one of them. Leave one out.")
+    flags = {"task": task, "backbone": backbone, "data.path": data, "recipe": recipe, "output": output}
+    overrides: dict[str, Any] = {key: str(value) for key, value in flags.items() if value is not None}
+    settings = _settings(config, overrides, parse_settings(setting or []), resume=resume)
+
+    from ptuning.cli.quiet import quiet_libraries
+    from ptuning.training.reporting import Silent, Terminal
+    from ptuning.training.run import train
+
+    quiet_libraries()
+    result = train(settings, resume=resume, overwrite=overwrite, report=Silent() if quiet else Terminal())
+
+    from ptuning.cli.tables import shown_metrics, shown_share
+
+    counts = result.counts
+    size = (result.directory / "prompt" / "prompts.safetensors").stat().st_size
+    share = shown_share(counts["prompts"], counts["backbone"])
+    ratio = shown_share(counts["prompts"], counts["transformer"])
+    typer.echo(f"{result.directory}: validation {shown_metrics(result.metrics)} (epoch {result.best_epoch})")
+    typer.echo(
+        f"{counts['prompts']:,} prompt parameters ({share} of the backbone, {ratio} of its transformer) and "
+        f"{counts['head']:,} of the head, {size / 1e6:.2f} MB in {result.directory / 'prompt'}; trained "
+        f"{result.seconds:.0f} s"
+    )
+
+
+def _settings(config: Path | None, flags: dict[str, Any], sets: dict[str, Any], *, resume: bool) -> RunConfig:
+    """Settings from file and flags; with `--resume --output DIR` alone, those that the run was started with."""
+    started = Path(flags.get("output", "")) / "config.yaml"
+    if resume and config is None and "task" not in flags and "output" in flags and started.is_file():
+        config = started
+    return load_config(config, {**flags, **sets})

@@ -1,0 +1,171 @@
+"""The linear probe: the same head on the frozen backbone without prompts, trained to convergence.
+
+What prompts are worth is what they add to this. Hidden states are computed once. Labels and tags are fitted by
+scikit-learn's LogisticRegression and numbers by its Ridge, both with their default penalty. Answer spans and choices,
+whose classes are the positions of a sequence or the choices of a row, are fitted on the kind's own loss with the same
+penalty by L-BFGS: a convex problem too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ptuning.backbones.loading import Backbone
+from ptuning.data.batching import IGNORED_LABEL, Batch, Example, collate, evaluation_batches
+from ptuning.data.rows import Row
+from ptuning.heads.pooling import Pooling, pool
+from ptuning.inference import TOKENS_AT_ONCE, padding_ids
+from ptuning.tasks import TaskKind
+
+_MOST_STEPS = 10_000
+
+
+def linear_probe(
+    backbone: Backbone,
+    kind: TaskKind,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    rows: Sequence[Row],
+) -> dict[str, dict[str, float]]:
+    """Fits a linear layer on frozen hidden states and scores it.
+
+    Args:
+        backbone: without prompts.
+        kind: of the task.
+        train: training examples with labels.
+        validation: examples of `rows`.
+        rows: labelled validation rows.
+
+    Returns:
+        Metrics by pooling: `cls` and `mean` where the head pools, `tokens` where it does not.
+    """
+    hidden_train, hidden_validation = _hidden_states(backbone, train), _hidden_states(backbone, validation)
+    results = {}
+    for pooling in ("cls", "mean") if kind.head_kind in ("sequence", "choice") else ("tokens",):
+        features = [_pooled(states, pooling) for states in hidden_train]
+        wanted = [_pooled(states, pooling) for states in hidden_validation]
+        logits = _FITS[kind.head_kind](kind, features, train, wanted)
+        results[pooling] = kind.score(kind.predict(logits, validation, rows), rows)
+    return results
+
+
+def best_probe(results: dict[str, dict[str, float]], metric: str) -> tuple[str, float]:
+    """Returns the better pooling and its score."""
+    pooling = max(results, key=lambda name: results[name][metric])
+    return pooling, results[pooling][metric]
+
+
+@torch.inference_mode()
+def _hidden_states(backbone: Backbone, examples: Sequence[Example]) -> list[list[Tensor]]:
+    """For each example, for each of its sequences: (seq_len, hidden_size) float32 on the CPU."""
+    sizes = [len(example.sequences) for example in examples]
+    batches = evaluation_batches([e.length for e in examples], batch_tokens=TOKENS_AT_ONCE, num_sequences=sizes)
+    states: list[list[Tensor]] = [[] for _ in examples]
+    device = next(backbone.model.parameters()).device
+    backbone.model.eval()
+    for indices in batches:
+        batch = collate([examples[index] for index in indices], *padding_ids(backbone.tokenizer)).to(device)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        hidden = backbone.model(**inputs)[0].float().cpu()
+        own = iter(hidden)
+        for index in indices:
+            states[index] = [next(own)[: len(sequence)].clone() for sequence in examples[index].sequences]
+    return states
+
+
+def _pooled(states: list[Tensor], pooling: str) -> Tensor:
+    """(num_sequences, hidden_size), or the only sequence's (seq_len, hidden_size) where nothing is pooled."""
+    if pooling == "tokens":
+        return states[0]
+    how: Pooling = "cls" if pooling == "cls" else "mean"
+    return torch.cat([pool(s[None], torch.ones(1, len(s), dtype=torch.long), how) for s in states])
+
+
+def _fit_sequences(
+    kind: TaskKind, features: list[Tensor], train: Sequence[Example], wanted: list[Tensor]
+) -> list[Tensor]:
+    inputs, targets = torch.cat(features).numpy(), [example.label for example in train]
+    outputs = torch.cat(wanted).numpy()
+    if kind.num_outputs == 1:
+        return _fit_numbers(kind, inputs, np.array(targets, dtype=np.float64), outputs)
+    return list(_log_probabilities(inputs, targets, outputs, kind.num_outputs))
+
+
+def _fit_numbers(kind: Any, inputs: Any, targets: Any, outputs: Any) -> list[Tensor]:
+    from sklearn.linear_model import Ridge
+
+    fitted = Ridge().fit(inputs, (targets - kind.mean) / kind.standard_deviation)
+    return list(torch.as_tensor(fitted.predict(outputs), dtype=torch.float32).unsqueeze(-1))
+
+
+def _fit_tokens(kind: TaskKind, features: list[Tensor], train: Sequence[Example], wanted: list[Tensor]) -> list[Tensor]:
+    inputs, targets = [], []
+    for states, example in zip(features, train, strict=True):
+        assert isinstance(example.label, list)
+        asked = [i for i, label in enumerate(example.label) if label != IGNORED_LABEL]
+        inputs.append(states[asked])
+        targets += [example.label[i] for i in asked]
+    scores = _log_probabilities(torch.cat(inputs).numpy(), targets, torch.cat(wanted).numpy(), kind.num_outputs)
+    return list(torch.split(scores, [len(states) for states in wanted]))
+
+
+def _log_probabilities(inputs: Any, targets: Sequence[Any], outputs: Any, num_outputs: int) -> Tensor:
+    """(num_outputs of the head) log probabilities of each row of `outputs`; -inf for classes never seen."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(max_iter=_MOST_STEPS).fit(inputs, np.array(targets))
+    scores = torch.full((len(outputs), num_outputs), float("-inf"))
+    scores[:, torch.as_tensor(fitted.classes_)] = torch.as_tensor(
+        fitted.predict_log_proba(outputs), dtype=torch.float32
+    )
+    return scores
+
+
+def _fit_by_loss(
+    kind: TaskKind, features: list[Tensor], train: Sequence[Example], wanted: list[Tensor]
+) -> list[Tensor]:
+    """Minimises sum of losses + |weight|^2 / 2, as LogisticRegression does, over weight and bias."""
+    is_choice = kind.head_kind == "choice"
+    weight = torch.zeros(features[0].shape[-1], kind.num_outputs, requires_grad=True)
+    bias = torch.zeros(kind.num_outputs, requires_grad=True)
+    order = sorted(range(len(train)), key=lambda index: train[index].length)
+    batches: list[tuple[Tensor, Batch]] = []
+    for start in range(0, len(order), 64):
+        indices = order[start : start + 64]
+        own = [features[index] for index in indices]
+        inputs = torch.cat(own) if is_choice else pad_sequence(own, batch_first=True)
+        batches.append((inputs, collate([train[index] for index in indices], 0)))
+
+    def logits_of(inputs: Tensor) -> Tensor:
+        logits = inputs @ weight + bias
+        return logits.squeeze(-1) if is_choice else logits
+
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=_MOST_STEPS, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        penalty = weight.square().sum() / 2
+        penalty.backward()  # type: ignore[no-untyped-call]
+        total = penalty.detach()
+        for inputs, batch in batches:
+            loss = kind.loss(logits_of(inputs), batch) * len(batch.examples)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach()
+        return total
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return [logits_of(states).detach() for states in wanted]
+
+
+_FITS = {"sequence": _fit_sequences, "token": _fit_tokens, "span": _fit_by_loss, "choice": _fit_by_loss}

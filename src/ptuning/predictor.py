@@ -1,0 +1,234 @@
+"""The high-level door: saved prompts on one frozen backbone, asked in one batch.
+
+task = ptuning.load("runs/rte")
+task.predict([{"sentence1": "...", "sentence2": "..."}])
+
+tasks = ptuning.load(["runs/tickets", "runs/entities"])         # one backbone in memory, two tasks
+tasks.predict(rows, tasks=["tickets", "entities", "tickets"])   # one batch, each row with its own prompts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptuning.backbones.loading import Backbone, load_backbone
+from ptuning.checkpoint import SavedPrompt, find_prompt, load_tensors_into, read_prompt
+from ptuning.data.rows import Row
+from ptuning.data.sources import rows_from_records
+from ptuning.errors import CheckpointError, PromptError
+from ptuning.heads import make_head
+from ptuning.inference import TOKENS_AT_ONCE, run_examples
+from ptuning.model import PromptedModel
+from ptuning.prompts import GivenPrompts, PromptBank
+from ptuning.tasks import TaskKind, kind_from_dict
+from ptuning.tasks.kind import Prediction
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A saved task, ready to be asked.
+
+    Attributes:
+        name: by which rows ask for it: the run's directory name, or the task's where that is ambiguous.
+        kind: what is asked of the model.
+        columns: role -> column, as in training.
+        max_length: tokens a sequence at most.
+        directory: where it came from.
+    """
+
+    name: str
+    kind: TaskKind
+    columns: dict[str, str]
+    max_length: int
+    directory: Path
+
+
+class Predictor:
+    """Saved tasks on one backbone. Made by `load`.
+
+    Attributes:
+        backbone: frozen, shared by all tasks.
+        tasks: in the order in which they were given.
+    """
+
+    def __init__(self, backbone: Backbone, tasks: Sequence[LoadedTask], model: PromptedModel) -> None:
+        self.backbone = backbone
+        self.tasks = list(tasks)
+        self._model = model
+
+    def predict(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        tasks: Sequence[str | int] | str | int | None = None,
+        *,
+        batch_tokens: int = TOKENS_AT_ONCE,
+    ) -> list[Prediction]:
+        """Predicts rows, of one task or of several mixed in the same batches.
+
+        Args:
+            rows: dicts with the columns that the task was trained with, or their roles (`text`, `tokens`, `question`,
+                `context`, …); labels are ignored.
+            tasks: name or index of each row's task, or one for all; may be left out where there is one task.
+            batch_tokens: positions a batch at most.
+
+        Returns:
+            One prediction a row, in order; its keys depend on the kind of task.
+
+        Raises:
+            PromptError: `tasks` is missing, of the wrong length, or names a task that is not loaded.
+            DataError: a row lacks what its task needs.
+        """
+        indices = self._indices(tasks, len(rows))
+        own_rows = {}
+        for index in sorted(set(indices)):
+            task = self.tasks[index]
+            records = [row for row, number in zip(rows, indices, strict=True) if number == index]
+            own_rows[index] = rows_from_records(records, task.kind.name, task.columns, name=task.name)
+        answers = {index: iter(own) for index, own in self._answer(own_rows, batch_tokens).items()}
+        return [next(answers[index]) for index in indices]
+
+    def predict_rows(
+        self, rows: Sequence[Row], task: str | int = 0, *, batch_tokens: int = TOKENS_AT_ONCE
+    ) -> list[Prediction]:
+        """Predicts rows of one task whose columns are roles already, such as those of `load_data` and `load_rows`."""
+        index = self._index(task)
+        return self._answer({index: rows}, batch_tokens)[index]
+
+    def close(self) -> None:
+        """Takes the prompts off the backbone, which is then bit for bit what it was."""
+        self._model.attached.detach()
+
+    def _answer(self, rows: Mapping[int, Sequence[Row]], batch_tokens: int) -> dict[int, list[Prediction]]:
+        """Task index -> rows, to task index -> predictions, all tasks in the same batches."""
+        tokenizer = self.backbone.tokenizer
+        examples = {
+            index: self.tasks[index].kind.encode(own, tokenizer, self.tasks[index].max_length, training=False)
+            for index, own in rows.items()
+        }
+        numbers = [index for index, own in examples.items() for _ in own]
+        logits = iter(
+            run_examples(
+                self._model,
+                [example for own in examples.values() for example in own],
+                tokenizer,
+                entries=numbers,
+                heads=numbers,
+                batch_tokens=batch_tokens,
+            )
+        )
+        return {
+            index: self.tasks[index].kind.predict([next(logits) for _ in own], own, rows[index])
+            for index, own in examples.items()
+        }
+
+    def _indices(self, tasks: Sequence[str | int] | str | int | None, num_rows: int) -> list[int]:
+        if tasks is None:
+            if len(self.tasks) > 1:
+                raise PromptError(
+                    f"{len(self.tasks)} tasks are loaded ({', '.join(task.name for task in self.tasks)}), so each row "
+                    "must say which one it asks. Pass tasks=, a name or index for each row."
+                )
+            return [0] * num_rows
+        if isinstance(tasks, str | int):
+            return [self._index(tasks)] * num_rows
+        if len(tasks) != num_rows:
+            raise PromptError(f"tasks has {len(tasks)} items, expected one for each of the {num_rows} rows.")
+        return [self._index(task) for task in tasks]
+
+    def _index(self, task: str | int) -> int:
+        names = [loaded.name for loaded in self.tasks]
+        if isinstance(task, str) and task in names:
+            return names.index(task)
+        if isinstance(task, int) and 0 <= task < len(names):
+            return task
+        raise PromptError(f"there is no task {task!r}. Loaded are {', '.join(names)}; use a name or its index.")
+
+
+def load(
+    directories: str | Path | Sequence[str | Path],
+    backbone: Backbone | str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Predictor:
+    """Loads one or several saved prompts, and their backbone once.
+
+    Args:
+        directories: runs, or their `prompt/` directories.
+        backbone: a loaded one without prompts, or a name or directory; by default the one they were trained on.
+        device: where a backbone that has to be loaded goes; the CPU by default.
+        dtype: storage of its weights.
+
+    Raises:
+        CheckpointError: a prompt is missing, damaged, or has no task.
+        BackboneMismatchError: a prompt was trained on another backbone.
+        BackboneError: the backbone cannot be loaded.
+        PromptError: no directory was given.
+    """
+    given = [directories] if isinstance(directories, str | Path) else list(directories)
+    if not given:
+        raise PromptError("load got no directories, expected at least one run or prompt directory.")
+    saved = [read_prompt(directory) for directory in given]
+    if not isinstance(backbone, Backbone):
+        first = saved[0].backbone
+        name = backbone or first.name
+        revision = first.revision if backbone is None else None
+        backbone = load_backbone(name, revision=revision, device=device, dtype=dtype)
+    for prompt in saved:
+        prompt.backbone.require(backbone.identity)
+    tasks = [_task(prompt, directory) for prompt, directory in zip(saved, given, strict=True)]
+    return Predictor(backbone, _with_names_that_differ(tasks), _model(backbone, saved, tasks))
+
+
+def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[LoadedTask]) -> PromptedModel:
+    description = backbone.description
+    bank = PromptBank(description.num_layers)
+    heads = []
+    device = next(backbone.model.parameters()).device
+    for prompt, task in zip(saved, tasks, strict=True):
+        bank.add(GivenPrompts(prompt.prompts.to(device)), layers=prompt.layers, positions=prompt.positions)
+        head = make_head(
+            task.kind.head_kind,
+            description.hidden_size,
+            task.kind.num_outputs,
+            pooling=(prompt.head or {}).get("pooling", "cls"),
+            pooler=backbone.pooler,
+        )
+        load_tensors_into(head, prompt.head_tensors, f"the head in {task.directory}")
+        heads.append(head.to(device))
+    return PromptedModel(backbone, bank, heads).eval()
+
+
+def _task(saved: SavedPrompt, directory: str | Path) -> LoadedTask:
+    path = find_prompt(directory)
+    if saved.task is None:
+        raise CheckpointError(
+            f"{directory} holds prompts without a task or head, so there is nothing to predict. Attach them to a model "
+            "of your own: ptuning.attach(model, ptuning.read_prompt(DIR).prompts)."
+        )
+    try:
+        about = dict(saved.task)
+        about.pop("name")
+        columns, max_length = dict(about.pop("columns")), int(about.pop("max_length"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the task in {path}/config.json is incomplete ({error}). Restore it from where the prompt came from."
+        ) from error
+    run = path.parent if path.name == "prompt" else path
+    return LoadedTask(run.resolve().name, kind_from_dict(about), columns, max_length, path)
+
+
+def _with_names_that_differ(tasks: Sequence[LoadedTask]) -> list[LoadedTask]:
+    """Gives tasks whose directories have one name the whole path as their name."""
+    names = [task.name for task in tasks]
+    return [
+        LoadedTask(str(task.directory), task.kind, task.columns, task.max_length, task.directory)
+        if names.count(task.name) > 1
+        else task
+        for task in tasks
+    ]

@@ -1,0 +1,152 @@
+"""From a run's settings to a model that can be trained: the one place where settings become modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ptuning.backbones.capture import capture_keys_values
+from ptuning.backbones.families import find_trunk, position_limit
+from ptuning.backbones.loading import Backbone
+from ptuning.checkpoint import read_prompt
+from ptuning.config import PromptsConfig, RunConfig
+from ptuning.data.batching import Example, collate
+from ptuning.errors import ConfigError
+from ptuning.heads import make_head
+from ptuning.inference import padding_ids
+from ptuning.model import PromptedModel
+from ptuning.prompts import DeepPrompts, PromptBank, resolve_layers
+from ptuning.prompts.initialization import from_keys_values, from_saved
+from ptuning.tasks import TaskKind
+
+
+def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) -> int:
+    """Returns the tokens a sequence may have: what the config says, or the kind's default as far as it fits.
+
+    Raises:
+        ConfigError: the config's length (plus prompt_length in shifted mode) is more than the backbone's positions.
+    """
+    limit = position_limit(backbone.model.config, backbone.family)
+    shift = config.prompts.prompt_length if config.prompts.positions == "shifted" else 0
+    asked = config.data.max_length
+    if limit is None:
+        return asked or kind.max_length_default
+    if asked is not None and asked + shift > limit:
+        raise ConfigError(
+            f"data.max_length is {asked}"
+            + (f" and prompts.positions `shifted` adds prompt_length {shift}" if shift else "")
+            + f", but {backbone.name} has {limit} positions. Set data.max_length to at most {limit - shift}"
+            + (", or prompts.positions to unshifted." if shift else ".")
+        )
+    fitting = min(asked or kind.max_length_default, limit - shift)
+    if fitting < 3:
+        raise ConfigError(
+            f"prompts.prompt_length is {shift} with `positions: shifted`, which leaves {limit - shift} of the {limit} "
+            f"positions of {backbone.name} for tokens. Use shorter prompts or `positions: unshifted`."
+        )
+    return fitting
+
+
+def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, examples: Sequence[Example]) -> PromptedModel:
+    """Makes prompts, bank and head as the config says, and joins them to the backbone.
+
+    Args:
+        config: resolved settings.
+        backbone: frozen, without prompts.
+        kind: decides the head.
+        examples: training examples, for `prompts.init: tokens`.
+
+    Raises:
+        ConfigError: settings that contradict each other or the backbone.
+        PromptError: a saved prompt to start from does not fit.
+    """
+    generator = torch.Generator().manual_seed(config.training.seed)
+    description = backbone.description
+    layers = resolve_layers(config.prompts.layers, description.num_layers)
+    initial = _initial_prompts(config.prompts, backbone, layers, examples, generator)
+    prompts = DeepPrompts(
+        num_prompted_layers=len(layers),
+        num_kv_heads=description.num_kv_heads,
+        prompt_length=config.prompts.prompt_length,
+        head_dim=description.head_dim,
+        init_std=config.prompts.init_std,
+        initial=initial,
+        reparameterization=config.prompts.reparameterization,
+        hidden_size=description.hidden_size,
+        reparameterization_size=config.prompts.reparameterization_size,
+        dropout=config.prompts.dropout,
+        generator=generator,
+    )
+    bank = PromptBank(description.num_layers)
+    bank.add(prompts, layers=layers, positions=config.prompts.positions)
+    head = make_head(
+        kind.head_kind,
+        description.hidden_size,
+        kind.num_outputs,
+        pooling=config.head.pooling or backbone.pooling,
+        pooler=backbone.pooler,
+        dropout=config.head.dropout,
+        generator=generator,
+    )
+    model = PromptedModel(backbone, bank, [head], backbone_dropout=config.training.backbone_dropout)
+    trunk, _ = find_trunk(backbone.model)
+    device = next(trunk.parameters()).device
+    model.bank.to(device)
+    model.heads.to(device)
+    if config.training.gradient_checkpointing:
+        if not backbone.family.gradient_checkpointing:
+            raise ConfigError(
+                f"training.gradient_checkpointing is on, but transformers has none for {backbone.family.model_type}. "
+                "Turn it off; a smaller training.batch_size with training.accumulation saves memory too."
+            )
+        backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _initial_prompts(
+    prompts: PromptsConfig,
+    backbone: Backbone,
+    layers: Sequence[int],
+    examples: Sequence[Example],
+    generator: torch.Generator,
+) -> Tensor | None:
+    """Returns the values that prompts start from, or None for the normal start."""
+    if prompts.init == "normal" or prompts.prompt_length == 0:
+        return None
+    if prompts.init == "tokens":
+        return _from_examples(prompts, backbone, layers, examples, generator)
+    if prompts.init == "text":
+        encoded = backbone.tokenizer(prompts.init_text, return_tensors="pt", truncation=True)
+        keys_values = _captured(backbone, encoded["input_ids"], encoded["attention_mask"])
+        return from_keys_values(keys_values, layers=layers, prompt_length=prompts.prompt_length).cpu()
+    if not Path(prompts.init).exists():
+        raise ConfigError(
+            f"prompts.init is {prompts.init!r}, expected normal, tokens, text, or the path of a saved prompt, "
+            "and there is no such path. Correct it."
+        )
+    saved = read_prompt(prompts.init)
+    saved.backbone.require(backbone.identity)
+    return from_saved(saved.prompts, num_prompted_layers=len(layers), prompt_length=prompts.prompt_length)
+
+
+def _from_examples(
+    prompts: PromptsConfig,
+    backbone: Backbone,
+    layers: Sequence[int],
+    examples: Sequence[Example],
+    generator: torch.Generator,
+) -> Tensor:
+    """Picks tokens at random from as many training examples as there are virtual tokens."""
+    order = torch.randperm(len(examples), generator=generator)[: max(prompts.prompt_length, 8)]
+    batch = collate([examples[int(index)] for index in order], *padding_ids(backbone.tokenizer))
+    keys_values = _captured(backbone, batch.input_ids, batch.attention_mask)
+    picked = from_keys_values(keys_values, layers=layers, prompt_length=prompts.prompt_length, generator=generator)
+    return picked.cpu()
+
+
+def _captured(backbone: Backbone, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    device = next(backbone.model.parameters()).device
+    return capture_keys_values(backbone.model, input_ids.to(device), attention_mask.to(device))

@@ -1,0 +1,193 @@
+"""The training loop: one readable function for every kind of task.
+
+What trains is `trained_parameters(model)`; what is asked of the model is in the task kind; what a run leaves on disk
+is in `run.py`. The loop can be stopped at any moment and taken up again with the same result, since everything that
+decides the next step (parameters, optimizer, random state, place in the data) is in `checkpoints/last`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ptuning.config import RunConfig
+from ptuning.data.batching import Example, LengthBatches, collate
+from ptuning.inference import padding_ids
+from ptuning.model import PromptedModel, is_head_parameter, trained_parameters
+from ptuning.tasks import TaskKind
+from ptuning.training.guard import check_loss
+from ptuning.training.reporting import Reporter
+from ptuning.training.schedule import schedule_factor
+from ptuning.training.state import Progress
+
+_LOSSES_AT_ONCE = 10  # reading a loss waits for the device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation rows.
+
+    Attributes:
+        epoch: that it ends, from 1.
+        step: optimizer steps done.
+        train_loss: mean over the epoch's batches.
+        metrics: validation metrics.
+        seconds: trained so far.
+        is_best: whether the deciding metric is the best so far.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    metrics: Mapping[str, float]
+    seconds: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls.
+
+    Attributes:
+        evaluate: returns the validation metrics of the model as it is.
+        record: called after each evaluation, before the checkpoint.
+        checkpoint: called with the state of the run, whenever it should be kept.
+    """
+
+    evaluate: Callable[[], dict[str, float]]
+    record: Callable[[Evaluation], None]
+    checkpoint: Callable[[Progress], None]
+
+
+def make_optimizer(model: PromptedModel, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW over what is trained; the head has its own learning rate."""
+    training = config.training
+    parameters = trained_parameters(model)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in parameters.items() if not is_head_parameter(name)], "lr": training.learning_rate},
+        {"params": [p for name, p in parameters.items() if is_head_parameter(name)], "lr": training.head_learning_rate},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=training.weight_decay)
+
+
+def make_batches(config: RunConfig, examples: list[Example]) -> LengthBatches:
+    """Batches of similar length, by number of examples or by tokens."""
+    training = config.training
+    return LengthBatches(
+        [example.length for example in examples],
+        batch_size=None if training.batch_tokens else training.batch_size,
+        batch_tokens=training.batch_tokens,
+        num_sequences=[len(example.sequences) for example in examples],
+        seed=training.seed,
+    )
+
+
+def fit(
+    model: PromptedModel,
+    kind: TaskKind,
+    examples: list[Example],
+    tokenizer: object,
+    config: RunConfig,
+    *,
+    metric: str,
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    hooks: Hooks,
+    report: Reporter,
+) -> None:
+    """Trains a model from where `progress` stands to the end.
+
+    Args:
+        model: with prompts and head of the task, on the accelerator's device.
+        kind: gives the loss.
+        examples: training examples, with labels.
+        tokenizer: for padding.
+        config: resolved settings.
+        metric: the validation metric that picks the best epoch; higher is better.
+        accelerator: runs the backward and clips gradients.
+        optimizer: over `trained_parameters(model)`.
+        progress: where the run stands; updated in place.
+        hooks: evaluation and what is kept.
+        report: who is told.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    training = config.training
+    batches = make_batches(config, examples)
+    epoch_ends: list[int] = []  # optimizer steps done at the end of each epoch
+    for epoch in range(training.epochs):
+        steps = math.ceil(batches.num_batches(epoch) / training.accumulation)
+        epoch_ends.append(steps + (epoch_ends[-1] if epoch_ends else 0))
+    total_steps = min(training.max_steps or epoch_ends[-1], epoch_ends[-1])
+    factor = schedule_factor(training.schedule, epoch_ends=epoch_ends, total_steps=total_steps, warmup=training.warmup)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    parameters = list(trained_parameters(model).values())
+    padding = padding_ids(tokenizer)
+    started = time.monotonic() - progress.seconds
+    report.start(total_steps, progress.step)
+    model.train()
+    while not progress.finished:
+        order = batches.batches(progress.epoch)
+        losses: list[Tensor] = []  # not read yet
+        while progress.batch < len(order) and progress.step < total_steps:
+            group = order[progress.batch : progress.batch + training.accumulation]
+            for indices in group:
+                batch = collate([examples[index] for index in indices], *padding).to(accelerator.device)
+                logits = model.logits(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+                loss = kind.loss(logits, batch)
+                accelerator.backward(loss / len(group))
+                losses.append(loss.detach())
+            accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+            for optimized, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                optimized["lr"] = rate * factor(progress.step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            progress.batch += len(group)
+            progress.step += 1
+            is_kept = training.checkpoint_steps is not None and progress.step % training.checkpoint_steps == 0
+            if len(losses) >= _LOSSES_AT_ONCE or is_kept or progress.batch >= len(order):
+                _read(losses, progress, config)
+                report.step(progress.step, progress.loss_sum / progress.batch)
+            if is_kept and progress.batch < len(order):
+                progress.seconds = time.monotonic() - started
+                hooks.checkpoint(progress)
+        _read(losses, progress, config)
+        metrics = hooks.evaluate()
+        progress.seconds = time.monotonic() - started
+        is_best = progress.best_score is None or metrics[metric] > progress.best_score
+        if is_best:
+            progress.best_score, progress.best_epoch, progress.evaluations_without_gain = (
+                metrics[metric],
+                progress.epoch + 1,
+                0,
+            )
+        else:
+            progress.evaluations_without_gain += 1
+        train_loss = progress.loss_sum / max(progress.batch, 1)
+        evaluation = Evaluation(progress.epoch + 1, progress.step, train_loss, metrics, progress.seconds, is_best)
+        hooks.record(evaluation)
+        report.evaluated(evaluation.epoch, train_loss, metrics, metric, is_best)
+        progress.metric_lines += 1
+        is_patience_over = progress.evaluations_without_gain >= (training.early_stopping or math.inf)
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        progress.finished = progress.epoch == training.epochs or progress.step >= total_steps or is_patience_over
+        hooks.checkpoint(progress)
+
+
+def _read(losses: list[Tensor], progress: Progress, config: RunConfig) -> None:
+    """Adds losses to the epoch's sum, in order, and makes sure that they are finite."""
+    if not losses:
+        return
+    for value in torch.stack(losses).tolist():
+        check_loss(value, config, progress.step)
+        progress.loss_sum += value
+    losses.clear()
