@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ptuning.attach import Attached, attach_bank_or_prompts
+from ptuning.attachment import Attached, attach_bank_or_prompts
 from ptuning.backbones.loading import Backbone
 from ptuning.errors import PromptError
 from ptuning.prompts import PromptBank
