@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptuning.attach import attach_bank_or_prompts
+from ptuning.attachment import attach_bank_or_prompts
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.families import FAMILIES, find_trunk
 

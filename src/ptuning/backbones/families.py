@@ -39,6 +39,7 @@ class Family:
         native_forward: replaces the attention module's forward where the family does not use the attention interface.
         gradient_checkpointing: whether transformers can checkpoint it.
         is_encoder_of_seq2seq: the trunk is the encoder of an encoder-decoder model.
+        padding_index: behind which positions start, where that is not the config's pad token (MPNet fixes it).
     """
 
     model_type: str
@@ -47,6 +48,7 @@ class Family:
     native_forward: NativeForward | None = None
     gradient_checkpointing: bool = True
     is_encoder_of_seq2seq: bool = False
+    padding_index: int | None = None
 
     @property
     def takes_shifted_positions(self) -> bool:
@@ -81,6 +83,7 @@ FAMILIES: dict[str, Family] = {
             "from_padding",
             native_forward=mpnet.prompted_forward,
             gradient_checkpointing=False,
+            padding_index=1,
         ),
         Family("mt5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
         Family("nomic_bert", "layers.*.self_attn", "rotary"),
@@ -170,7 +173,11 @@ def position_limit(config: Any, family: Family) -> int | None:
     if family.positions == "relative" or not has_absolute_positions(config, family):
         return None if family.positions != "rotary" else int(config.max_position_embeddings)
     limit = int(config.max_position_embeddings)
-    return limit - config.pad_token_id - 1 if family.positions == "from_padding" else limit
+    return limit - _padding_index(config, family) - 1 if family.positions == "from_padding" else limit
+
+
+def _padding_index(config: Any, family: Family) -> int:
+    return int(config.pad_token_id if family.padding_index is None else family.padding_index)
 
 
 def has_absolute_positions(config: Any, family: Family) -> bool:
@@ -207,12 +214,12 @@ def shifted_positions(
     shift = shift.unsqueeze(1)  # (B, 1)
     if family.positions != "from_padding":
         base = torch.arange(seq_len, device=shift.device).unsqueeze(0) if position_ids is None else position_ids
-        return base + shift
-    padding_idx = config.pad_token_id
+        return torch.add(base, shift)
+    padding_idx = _padding_index(config, family)
     if position_ids is not None:
         return torch.where(position_ids == padding_idx, position_ids, position_ids + shift)
     if input_ids is None:
         counted = torch.arange(1, seq_len + 1, device=shift.device).expand(batch_size, -1)
-        return counted + padding_idx + shift
+        return torch.add(counted + padding_idx, shift)
     real = input_ids.ne(padding_idx).long()  # (B, seq_len)
-    return (real.cumsum(1) + shift) * real + padding_idx
+    return torch.add((real.cumsum(1) + shift) * real, padding_idx)

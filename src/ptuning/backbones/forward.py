@@ -113,10 +113,10 @@ class PromptedForward:
             if not (getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()):
                 continue
             function: Any = module._gradient_checkpointing_func
-            if getattr(function, "keywords", {}).get("use_reentrant"):
+            if getattr(function, "keywords", {}).get("use_reentrant") is not False:  # torch takes True when not told
                 raise BackboneError(
-                    "gradient checkpointing is set to use_reentrant=True, which drops gradients of prompts on a frozen "
-                    "backbone. Use gradient_checkpointing_kwargs={'use_reentrant': False}."
+                    "gradient checkpointing is reentrant, which drops gradients of prompts on a frozen backbone. "
+                    "Set use_reentrant=False among the checkpointing's keyword arguments."
                 )
             self._unwrapped.append((module, function))
             module._gradient_checkpointing_func = functools.partial(_checkpoint, self, function)  # type: ignore[assignment]

@@ -29,12 +29,33 @@ BASES = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attent
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
-def prompted_name(base: str | None) -> str:
-    """Returns the registered name for a base implementation, and registers it on first use.
+# Configs that call our attention and how many attached models share each (models may share a config object).
+_users: dict[int, tuple[Any, int]] = {}
+
+
+def take_attention(config: Any) -> None:
+    """Makes the modules of a config call our attention, until `give_back_attention`.
 
     Raises:
-        BackboneError: prompts cannot go through this implementation.
+        BackboneError: prompts cannot go through the implementation it names.
     """
+    _, users = _users.get(id(config), (config, 0))
+    if not users:
+        config._attn_implementation = _prompted_name(config._attn_implementation)
+    _users[id(config)] = (config, users + 1)
+
+
+def give_back_attention(config: Any) -> None:
+    """Undoes one `take_attention`; the last one puts the base implementation's name back."""
+    _, users = _users.pop(id(config), (config, 1))  # a deep copy of a model has a config that is not here
+    if users > 1:
+        _users[id(config)] = (config, users - 1)
+    else:
+        config._attn_implementation = config._attn_implementation.removeprefix(PREFIX)
+
+
+def _prompted_name(base: str | None) -> str:
+    """Returns the registered name for a base implementation, and registers it on first use."""
     if base not in BASES:
         raise BackboneError(
             f"the backbone's attention implementation is {base!r}, expected one of {', '.join(BASES)}. "

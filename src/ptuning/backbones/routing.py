@@ -22,7 +22,7 @@ from ptuning.backbones.families import (
     shifted_positions,
 )
 from ptuning.backbones.forward import Block, PromptedForward
-from ptuning.backbones.interface import PREFIX, prompted_name
+from ptuning.backbones.interface import give_back_attention, take_attention
 from ptuning.errors import BackboneError, PromptError
 
 _MARK = "_ptuning_route"
@@ -83,7 +83,8 @@ class Route:
         self._signature = inspect.signature(type(self.trunk).forward)
         self._limit = position_limit(self.config, self.family)
         self._shifts = has_absolute_positions(self.config, self.family)
-        self._implementations: list[tuple[Any, str | None]] = []
+        self._configs: list[Any] = []
+        self._forwards: dict[nn.Module, Any] = {}
         self._install(modules)
 
     @property
@@ -95,23 +96,27 @@ class Route:
         """Puts the model back as it was."""
         for handle in self._handles:
             handle.remove()
-        for config, implementation in self._implementations:
-            config._attn_implementation = implementation
+        for config in self._configs:
+            give_back_attention(config)
         if self.family.native_forward is not None:
-            for module in self._layer_numbers:
+            for module, forward in self._forwards.items():
                 del module.forward
+                if forward is not None:
+                    module.forward = forward
         delattr(self.trunk, _MARK)
 
     def _install(self, modules: list[nn.Module]) -> None:
         if self.family.native_forward is not None:
             for module in self._layer_numbers:
-                module.forward = MethodType(self.family.native_forward, module)  # type: ignore[method-assign]
+                # None but where someone has put a forward on the module itself, as accelerate's hooks do
+                self._forwards[module] = module.__dict__.get("forward")
+                module.forward = MethodType(self.family.native_forward, module)
         else:
-            configs = {id(config): config for config in [self.config, *(cast(Any, m).config for m in modules)]}
-            names = {key: prompted_name(config._attn_implementation) for key, config in configs.items()}
-            for key, config in configs.items():
-                self._implementations.append((config, config._attn_implementation))
-                config._attn_implementation = names[key]
+            for config in {
+                id(config): config for config in [self.config, *(cast(Any, m).config for m in modules)]
+            }.values():
+                take_attention(config)
+                self._configs.append(config)
         object.__setattr__(self.trunk, _MARK, self)
         self._handles = [
             self.trunk.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -172,8 +177,3 @@ def _with_position_ids(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     names = list(signature.parameters)[1 : len(args) + 1]
     return (), {**dict(zip(names, args, strict=True)), **kwargs, "position_ids": position_ids}
-
-
-def is_prompted(name: str | None) -> bool:
-    """Whether an attention implementation's name is one of ours."""
-    return name is not None and name.startswith(PREFIX)

@@ -107,7 +107,8 @@ class DeepPrompts(nn.Module):
     @torch.no_grad()
     def folded(self) -> Tensor:
         """Returns what is saved: the prompts themselves, fp32, free of the reparameterization and of autograd."""
-        return self().detach().float().clone()
+        prompts: Tensor = self()
+        return prompts.detach().float().clone()
 
 
 class PromptMLP(nn.Module):

@@ -46,4 +46,4 @@ def attend(
 
 def split_heads(states: Tensor, head_dim: int) -> Tensor:
     """(batch_size, seq_len, num_heads * head_dim) -> (batch_size, num_heads, seq_len, head_dim)."""
-    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return states.view(*states.shape[:-1], -1, head_dim).transpose(1, 2)
