@@ -135,6 +135,11 @@ class Route:
         prompts = self._prompts_for(batch_size)
         self._check_length(seq_len, prompts.longest_shift)
         if prompts.shift is not None and self._shifts:
+            if call.get("cache") is not None or call.get("past_key_values") is not None:
+                raise PromptError(
+                    "positions are `shifted` and the forward was given a key/value cache, whose length would have to "
+                    "be added once more. Pass use_cache=False, or use `positions: unshifted`."
+                )
             position_ids = shifted_positions(
                 self.family,
                 self.config,

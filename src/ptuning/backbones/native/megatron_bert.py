@@ -15,7 +15,7 @@ def prompted_forward(
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
     encoder_hidden_states: Tensor | None = None,
-    *args: Any,
+    cache: Any = None,
     output_attentions: bool | None = False,
     **kwargs: Any,
 ) -> Any:
@@ -27,20 +27,24 @@ def prompted_forward(
             hidden_states,
             attention_mask,
             encoder_hidden_states,
-            *args,
-            output_attentions=output_attentions,
+            cache,
+            output_attentions,
             **kwargs,
         )
     query = split_heads(module.query(hidden_states), module.attention_head_size)
     key = split_heads(module.key(hidden_states), module.attention_head_size)
     value = split_heads(module.value(hidden_states), module.attention_head_size)
-    num_keys = key.shape[2]
+    cache = kwargs.get("past_key_values") if cache is None else cache  # its older name
+    if cache is not None:  # a decoder's: real tokens only, prompts come in front of it each time
+        real_tokens = getattr(cache, "self_attention_cache", cache)
+        key, value = real_tokens.update(key, value, module.layer_idx)
+    num_queries, num_keys = query.shape[2], key.shape[2]
     key, value, block = forward.insert(module, key, value)
     if block is not None:
         attention_mask = forward.widened_mask(
             attention_mask,
             block,
-            num_queries=num_keys,
+            num_queries=num_queries,
             num_keys=num_keys,
             is_causal=False,
             dtype=query.dtype,  # added to the scores
