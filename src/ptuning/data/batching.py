@@ -237,7 +237,10 @@ class _Sizes:
         if not lengths:
             raise DataError("got no examples, expected at least one. Check the data.")
         if num_sequences is not None and len(num_sequences) != len(lengths):
-            raise DataError(f"got {len(lengths)} lengths but {len(num_sequences)} num_sequences, expected one each.")
+            raise DataError(
+                f"got {len(lengths)} lengths but {len(num_sequences)} num_sequences, expected one each. "
+                "Pass both of all examples."
+            )
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens

@@ -97,7 +97,7 @@ class _Search:
         source: str,
     ) -> None:
         if kind not in KIND_ROLES:
-            raise DataError(f"kind must be one of {', '.join(KIND_ROLES)}, got {kind!r}.")
+            raise DataError(f"kind must be one of {', '.join(KIND_ROLES)}, got {kind!r}. Name one of those.")
         self.kind = kind
         self.available = list(available)
         self.found = overrides
@@ -119,13 +119,13 @@ class _Search:
             is_choice = self.kind == "multiple_choice" and _CHOICE_COLUMN.fullmatch(role)
             if role not in roles and not is_choice:
                 nearest = difflib.get_close_matches(role, roles, n=1)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = f" Did you mean {nearest[0]!r}?" if nearest else " Use one of those."
                 raise DataError(
                     f"data.columns names the role {role!r}, but {self.kind} has the roles {', '.join(roles)}.{hint}"
                 )
             if column not in self.available:
                 nearest = difflib.get_close_matches(str(column), self.available, n=1)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = f" Did you mean {nearest[0]!r}?" if nearest else " Name one of those."
                 raise DataError(
                     f"{self.source}: data.columns says {role}: {column}, but there is no column {column!r}. "
                     f"The columns are: {', '.join(self.available) or 'none'}.{hint}"

@@ -39,7 +39,7 @@ def read_conll(data: bytes, name: str) -> Table:
         if len(cells) != num_columns or not cells[0] or not cells[-1]:
             raise DataError(
                 f"{name}:{number}: {len(cells)} columns ({text!r}), expected {num_columns} filled ones as above it. "
-                "Every line has the word first and its tag last; a blank line ends a sentence."
+                "Every line has the word first and its tag last; a blank line ends a sentence. Correct the line."
             )
         if not words:
             first_line = number

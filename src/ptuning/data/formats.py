@@ -17,6 +17,7 @@ from ptuning.errors import DataError
 
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _VALUES_LOOKED_AT = 200
+_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ def decode(data: bytes, name: str, first_line: int = 1) -> str:
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
+        probably = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin1"
         raise DataError(
             f"{name}:{line}: byte 0x{data[error.start]:02x} is not UTF-8. Expected a UTF-8 file. "
-            "Save it again as UTF-8, such as with `iconv -f latin1 -t utf-8`."
+            f"Save it again as UTF-8, such as with `iconv -f {probably} -t utf-8`."
         ) from error
 
 
@@ -211,6 +213,7 @@ def _json_type(value: Any) -> str:
 
 def read_csv(data: bytes, name: str) -> Table:
     """Read comma-separated values with a header; cells stay strings, empty ones become None."""
+    csv.field_size_limit(_LONGEST_CELL)  # Python's own limit is 131,072; documents may be longer
     reader = csv.reader(io.StringIO(decode(data, name), newline=""), strict=True)
     records: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -242,9 +245,17 @@ def read_csv(data: bytes, name: str) -> Table:
 def _checked_header(header: list[str], place: str) -> list[str]:
     twice = sorted({column for column in header if header.count(column) > 1})
     unlike = [column for column in header if not column or is_number(column)]
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        raise DataError(
+            f"{place}: the header is the one cell {header[0]!r}. Expected commas between the columns, text,label. "
+            "Save the file again with commas."
+        )
     if twice or unlike:
         problem = f"the column {twice[0]!r} stands twice" if twice else f"{unlike[0]!r} is no column name"
-        raise DataError(f"{place}: {problem} in the header. Expected a first line with one name a column, text,label.")
+        raise DataError(
+            f"{place}: {problem} in the header. Expected a first line with one name a column, text,label. "
+            "Add or correct it."
+        )
     return header
 
 
@@ -254,12 +265,25 @@ def read_parquet(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        content = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            content = file.read()
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a Parquet file that can be read ({error}). Write it again.") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not a Parquet file that can be read ({reason}). Write it again.") from error
+    columns = list(content.column_names)
+    twice = [column for column in columns if columns.count(column) > 1]
+    if twice:
+        raise DataError(f"{path}: the column {twice[0]!r} stands twice. Expected one of each name; rename or drop one.")
     metadata = (content.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
-    return Table(str(path), tuple(content.column_names), content.to_pylist(), None, class_names_of(features))
+    return Table(str(path), tuple(columns), content.to_pylist(), None, class_names_of(_features(metadata)))
+
+
+def _features(metadata: bytes | None) -> Any:
+    """Return the features that Hugging Face `datasets` wrote, or nothing where the metadata are not its own."""
+    try:
+        return json.loads(metadata or b"{}")["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def class_names_of(features: Any) -> dict[str, tuple[str, ...]]:

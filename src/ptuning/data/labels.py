@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ptuning.data.formats import Table, class_names_of, is_number
-from ptuning.data.rows import Row
+from ptuning.data.rows import Row, short
 from ptuning.data.spans import is_bio_tag
 from ptuning.errors import DataError
 
 INFO_FILE = "dataset_info.json"
 _MOST_SHOWN = 10
-_WHOLE_NUMBER = re.compile(r"-?\d+")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+_MOST_DIGITS = 18  # longer numbers are names like any other text
 
 
 def info_label_names(directory: Path, column: str) -> tuple[str, ...] | None:
@@ -45,7 +46,9 @@ def checked_names(names: Any, source: str) -> tuple[str, ...]:
     """Check that label names are at least two different strings."""
     is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) and name for name in names)
     if not is_list or len(set(names)) != len(names) or len(names) < 2:
-        raise DataError(f"{source} is {names!r}. Expected a list of at least two different strings, one a class.")
+        raise DataError(
+            f"{source} is {names!r}. Expected a list of at least two different strings, one a class. Correct it."
+        )
     return tuple(names)
 
 
@@ -70,20 +73,28 @@ def seen_label_names(rows: Sequence[Row], table: Table) -> tuple[str, ...]:
     numbers = all(_WHOLE_NUMBER.fullmatch(value) for value in values)
     if not numbers and all(is_number(value) for value in values):
         raise DataError(
-            f"{table.name}: the labels are numbers with fractions, such as {min(values)}. Expected classes for "
+            f"{table.name}: the labels are numbers, such as {min(values)}, but not whole ones. Expected classes for "
             "classification; use the kind regression, or another label column in data.columns."
         )
-    return tuple(sorted(values, key=int) if numbers else sorted(values))
+    return tuple(sorted(values, key=int) if all(_is_whole(value) for value in values) else sorted(values))
 
 
-def seen_tag_names(rows: Sequence[Row], others: Iterable[Sequence[Row]]) -> tuple[str, ...]:
-    """Return the sorted tags with `O` first.
+def seen_tag_names(rows: Sequence[Row], others: Iterable[Sequence[Row]], source: str) -> tuple[str, ...]:
+    """Return `O` and then the sorted other tags.
 
     The other splits add a `B-X` or `I-X` only if train knows the type X: rare tags are often missing from one split,
     but a type that train never shows is an error of the data.
+
+    Raises:
+        DataError: all tags are `O`.
     """
-    names = {tag for row in rows for tag in row["tags"]}
+    names = {"O"}.union(*(row.get("tags", ()) for row in rows))
     types = {name[2:] for name in names if name != "O"}
+    if not types:
+        raise DataError(
+            f"{source}: every tag is O. Expected entities, as B-TYPE and I-TYPE; name all tags in data.labels if these "
+            "rows have none."
+        )
     for split in others:
         names |= {tag for row in split for tag in row.get("tags", ()) if tag == "O" or tag[2:] in types}
     return tuple(sorted(names, key=lambda name: (name != "O", name)))
@@ -169,36 +180,42 @@ def number_choices(
             elif names and isinstance(label, str) and text in names:
                 place = names.index(text)
             else:
-                place = int(text) if _WHOLE_NUMBER.fullmatch(text) else -1
+                place = int(text) if _is_whole(text) else -1
             if not 0 <= place < num_choices:
                 raise DataError(
-                    f"{table.where(index)}: the label is {label!r}, but the row has {num_choices} choices. "
-                    f"Expected the number of the right one, from 0 to {num_choices - 1}."
+                    f"{table.where(index)}: the label is {short(label)}, but the row has {num_choices} choices. "
+                    f"Expected the number of the right one, from 0 to {num_choices - 1}. Correct the row."
                 )
             row["label"] = place
+
+
+def _is_whole(text: str) -> bool:
+    return len(text) <= _MOST_DIGITS and _WHOLE_NUMBER.fullmatch(text) is not None
 
 
 def _label_text(label: Any, place: str) -> str:
     if isinstance(label, float):
         raise DataError(
-            f"{place}: the label is {label!r}, a number with a fraction. Expected a class (string or whole number) for "
+            f"{place}: the label is {label!r}, a floating-point number. Expected a class (string or whole number) for "
             "classification; use the kind regression, or another label column in data.columns."
         )
     if not isinstance(label, (str, int)):
         raise DataError(
             f"{place}: the label is {label!r} ({type(label).__name__}). Expected one class, a string or whole number."
         )
+    if isinstance(label, str) and not label.strip():
+        raise DataError(f"{place}: the label is empty, expected a class. Fill it in or remove the row.")
     return str(label)
 
 
 def _namer(labels: Iterable[str], names: tuple[str, ...], from_classes: bool) -> Callable[[Any], str | None]:
     """Return the function label -> name or None; how numbers are read is decided once, over all labels."""
-    numbers = {label for label in labels if _WHOLE_NUMBER.fullmatch(label)}
+    numbers = {label for label in labels if _is_whole(label)}
     numbers_are_names = not from_classes and numbers <= set(names)
 
     def name_of(label: Any) -> str | None:
         text = str(label)
-        is_whole = _WHOLE_NUMBER.fullmatch(text) is not None
+        is_whole = _is_whole(text)
         if text in names and (numbers_are_names or not is_whole):
             return text
         if (is_whole or isinstance(label, bool)) and 0 <= int(label) < len(names):
@@ -212,6 +229,6 @@ def _unknown(place: str, what: str, value: Any, names: Sequence[str], source: st
     nearest = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return DataError(
-        f"{place}: the {what} {value!r} is not among the {len(names)} label names of {source}: {shown(names)}.{hint} "
-        "Correct the row, or give all names in data.labels."
+        f"{place}: the {what} {short(value)} is not among the {len(names)} label names of {source}: {shown(names)}."
+        f"{hint} Correct the row, or give all names in data.labels."
     )

@@ -57,11 +57,11 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
             if value is None and role in LABEL_ROLES and labels == "optional":
                 continue
             if value is None:
-                state = "is null" if column in record else "is missing"
+                state = "has no value" if column in record else "is missing"
                 raise DataError(f"{place}: {column!r} {state}, expected its {role}. Fill it in or remove the row.")
             row[role] = readers[role](value, place, column)
         if choices:
-            row["choices"] = _choices([record.get(column) for column in choices], place, ", ".join(choices))
+            row["choices"] = _single_choices(record, choices, place)
         _check_row(row, place)
         rows.append(row)
     if kind == "question_answering":
@@ -115,13 +115,15 @@ def _check_row(row: Row, place: str) -> None:
             "Expected the predicate's place among them, from 0."
         )
     if "answers" in row:
-        name = repr(row["id"]) if "id" in row else place
         for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
-            found = row["context"][max(start, 0) : max(start, 0) + len(text)]
-            if start < 0 or found != text:
+            found = row["context"][start : start + len(text)] if start >= 0 else ""
+            if found != text:
+                question = f" question {row['id']!r}:" if "id" in row else ""
+                first = row["context"].find(text)
+                hint = f"It first stands at {first}; correct" if first >= 0 else "It stands nowhere in it; correct"
                 raise DataError(
-                    f"{place}: question {name}: the answer {text!r} should stand at character {start} of its context, "
-                    f"but there stands {found!r}. Correct answer_start (characters from 0, not bytes)."
+                    f"{place}:{question} the answer {short(text)} should stand at character {start} of its context, "
+                    f"but there stands {short(found)}. {hint} answer_start (characters from 0, not bytes)."
                 )
 
 
@@ -138,10 +140,15 @@ def _number_questions(rows: list[Row], table: Table) -> None:
         first[identifier] = index
 
 
+def short(value: Any) -> str:
+    """Write a value for a message: its first characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
 def _wrong_type(value: Any, expected: str, place: str, column: str) -> DataError:
-    shown = repr(value)
     return DataError(
-        f"{place}: {column!r} holds {shown if len(shown) <= 60 else shown[:60] + '...'} ({type(value).__name__}), "
+        f"{place}: {column!r} holds {short(value)} ({type(value).__name__}), "
         f"expected {expected}. Correct it, or name another column in data.columns."
     )
 
@@ -175,7 +182,7 @@ def _tokens(value: Any, place: str, column: str) -> list[str]:
         if not isinstance(token, str):
             raise _wrong_type(token, "a list of strings", place, column)
         if not token:
-            raise DataError(f"{place}: {column!r} has an empty word. Remove it and its tag.")
+            raise DataError(f"{place}: {column!r} has an empty word, expected text. Remove it and its tag.")
         _check_characters(token, place, column)
     return tokens
 
@@ -184,7 +191,7 @@ def _list(value: Any, place: str, column: str) -> list[Any]:
     if not isinstance(value, list):
         raise _wrong_type(value, "a list (a CSV cell cannot hold one; use .jsonl)", place, column)
     if any(item is None for item in value):
-        raise DataError(f"{place}: {column!r} has a null in its list. Fill it in or remove the row.")
+        raise DataError(f"{place}: {column!r} has a null in its list, expected values. Fill it in or remove the row.")
     return list(value)
 
 
@@ -193,6 +200,16 @@ def _choices(value: Any, place: str, column: str) -> list[str]:
     if len(choices) < 2:
         raise DataError(f"{place}: {column!r} has {len(choices)} choices, expected at least 2. Correct the row.")
     return choices
+
+
+def _single_choices(record: Mapping[str, Any], columns: list[str], place: str) -> list[str]:
+    for column in columns:
+        if record.get(column) is None:
+            raise DataError(
+                f"{place}: {column!r} has no value, expected a choice. Fill it in; where rows have different numbers "
+                "of choices, give lists in one column 'choices'."
+            )
+    return [_text(record[column], place, column) for column in columns]
 
 
 def _identifier(value: Any, place: str, column: str) -> str:
@@ -210,9 +227,13 @@ def _integer(value: Any, place: str, column: str) -> int:
 def _number(value: Any, place: str, column: str) -> float:
     if isinstance(value, str) and is_number(value):
         value = float(value)  # a CSV cell
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise _wrong_type(value, "a finite number", place, column)
-    return float(value)
+    return number
 
 
 def _anything(value: Any, place: str, column: str) -> Any:
@@ -229,11 +250,15 @@ def _answers(value: Any, place: str, column: str) -> dict[str, list[Any]]:
     texts, starts = list(value["text"]), list(value["answer_start"])
     if len(texts) != len(starts):
         raise DataError(
-            f"{place}: {column!r} has {len(texts)} texts but {len(starts)} answer_start. Expected one start a text."
+            f"{place}: {column!r} has {len(texts)} texts but {len(starts)} answer_start. Expected one start a text; "
+            "correct the row."
         )
     for text, start in zip(texts, starts, strict=True):
         if not isinstance(text, str) or isinstance(start, bool) or not isinstance(start, int):
             raise _wrong_type(value, expected, place, column)
         if not text.strip():
-            raise DataError(f"{place}: {column!r} has an empty text. A question without answer has two empty lists.")
+            raise DataError(
+                f"{place}: {column!r} has an empty text, expected a piece of the context. "
+                "Give a question without answer two empty lists."
+            )
     return {"text": texts, "answer_start": starts}

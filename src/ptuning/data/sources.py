@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from ptuning.data.labels import (
     seen_tag_names,
     shown,
 )
-from ptuning.data.rows import Row, convert_to_bio, read_rows
+from ptuning.data.rows import Row, convert_to_bio, read_rows, short
 from ptuning.errors import DataError
 
 Split = Literal["train", "validation", "test"]
@@ -96,17 +97,20 @@ def load_data(
     Raises:
         DataError: files, columns, labels or values are not what the kind needs.
     """
-    _check_arguments(kind, development_fraction, max_train_rows, max_validation_rows)
+    _check_arguments(kind, development_fraction, max_train_rows, max_validation_rows, splits)
     wanted: set[Split] = set(SPLIT_NAMES) if splits is None else set(splits)
-    tables = _load_tables(path, kind, wanted)
+    tables, available = _load_tables(path, kind, wanted)
     notes: list[str] = []
     held_out_needed = "validation" in wanted and "validation" not in tables
-    if ("train" not in tables and ("train" in wanted or held_out_needed)) or (
-        splits is not None and "test" in wanted and "test" not in tables
-    ):
-        missing = "test" if "train" in tables or not ("train" in wanted or held_out_needed) else "train"
+    missing: Split | None = None
+    if "train" not in tables and ("train" in wanted or held_out_needed):
+        missing = "train"
+    elif splits is not None and "test" in wanted and "test" not in tables:
+        missing = "test"
+    if missing is not None:
         raise DataError(
-            f"{path} has no {missing} split ({', '.join(tables) or 'no splits at all'}). {_what_was_expected(kind)}"
+            f"{path} has no {missing} split, only {', '.join(available)}. Add a file {missing}{suffixes_for(kind)[0]} "
+            f"(or another of {', '.join(suffixes_for(kind))}), or ask for another split."
         )
 
     first = next(iter(tables.values()))
@@ -122,14 +126,19 @@ def load_data(
     label_names = _name_everything(rows, tables, kind, roles, labels, Path(path), notes)
 
     if held_out_needed:
-        rows["train"], rows["validation"] = _hold_out(rows["train"], development_fraction, seed)
+        rows["train"], rows["validation"] = _hold_out(rows["train"], development_fraction, seed, tables["train"].name)
         notes.append(
             f"No validation file: {len(rows['validation'])} of {len(tables['train'].records)} train rows "
-            f"({development_fraction:.0%}, seed {seed}) held out for validation."
+            f"(development_fraction {development_fraction:g}, seed {seed}) held out for validation."
         )
     if "train" in rows and "train" in wanted and max_train_rows is not None and max_train_rows < len(rows["train"]):
         notes.append(f"train: {max_train_rows} of {len(rows['train'])} rows used (max_train_rows, seed {seed}).")
         rows["train"] = random.Random(f"train rows {seed}").sample(rows["train"], max_train_rows)
+    if kind == "classification" and "train" in wanted and label_names is not None:
+        seen = {row["label"] for row in rows["train"]}
+        unseen = [name for name in label_names if name not in seen]
+        if unseen:
+            notes.append(f"No train row has the label {shown(unseen)}.")
     if "validation" in rows and max_validation_rows is not None and max_validation_rows < len(rows["validation"]):
         notes.append(f"validation: the first {max_validation_rows} of {len(rows['validation'])} rows used.")
         rows["validation"] = rows["validation"][:max_validation_rows]
@@ -146,6 +155,13 @@ def load_data(
         source=str(path),
         notes=tuple(notes),
     )
+
+
+def source_directory(source: str) -> str | Path:
+    """Turn `package:PATH` into the directory inside the installed package; everything else stays as it is."""
+    if not source.startswith("package:"):
+        return source
+    return Path(__file__).resolve().parent.parent / source.removeprefix("package:")
 
 
 def load_rows(
@@ -180,10 +196,18 @@ def rows_from_records(
         DataError: a record lacks what the kind needs.
     """
     _check_kind(kind)
+    if isinstance(records, (Mapping, str, bytes)) or not isinstance(records, Iterable):
+        raise DataError(
+            f"{name} are a {type(records).__name__}, expected a list of dicts, column to value. "
+            'Pass one row as [{"text": "..."}].'
+        )
     given = list(records)
     for index, record in enumerate(given):
-        if not isinstance(record, Mapping):
-            raise DataError(f"{name} row {index + 1} is a {type(record).__name__}. Expected a dict, column to value.")
+        if not isinstance(record, Mapping) or not all(isinstance(column, str) for column in record):
+            raise DataError(
+                f"{name} row {index + 1} is {short(record)}, expected a dict, column to value. "
+                'Pass rows such as {"text": "..."}.'
+            )
     return _prediction_rows(table_of(name, [dict(record) for record in given]), kind, columns)
 
 
@@ -197,7 +221,12 @@ def _prediction_rows(table: Table, kind: str, columns: Mapping[str, str] | None)
         elif role in table.columns:
             overrides[role] = role  # rows may also use the roles' own names
         elif role not in (*LABEL_ROLES, "id") and not _has_stand_in(role, table.columns):
-            overrides[role] = column  # resolve_columns says what is missing
+            nearest = difflib.get_close_matches(column, table.columns, n=1)
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else "Rename one, or add it."
+            raise DataError(
+                f"{table.name}: no column {column!r} ({role}), which {kind} reads here. "
+                f"The columns are: {', '.join(table.columns)}. {hint}"
+            )
     roles = resolve_columns(
         kind,
         table.columns,
@@ -218,13 +247,22 @@ def _has_stand_in(role: str, available: Collection[str]) -> bool:
 
 def _check_kind(kind: str) -> None:
     if kind not in KIND_ROLES:
-        raise DataError(f"kind must be one of {', '.join(KIND_ROLES)}, got {kind!r}.")
+        raise DataError(f"kind must be one of {', '.join(KIND_ROLES)}, got {kind!r}. Name one of those.")
 
 
 def _check_arguments(
-    kind: str, development_fraction: float, max_train_rows: int | None, max_validation_rows: int | None
+    kind: str,
+    development_fraction: float,
+    max_train_rows: int | None,
+    max_validation_rows: int | None,
+    splits: Collection[str] | None,
 ) -> None:
     _check_kind(kind)
+    if splits is not None and (not splits or set(splits) - set(SPLIT_NAMES)):
+        raise DataError(
+            f"splits are {sorted(splits)}, expected some of {', '.join(SPLIT_NAMES)}. "
+            "Name those, or leave them out for all."
+        )
     if not 0 < development_fraction < 1:
         raise DataError(
             f"development_fraction must be between 0 and 1, got {development_fraction}. "
@@ -242,20 +280,27 @@ def _what_was_expected(kind: str) -> str:
     )
 
 
-def _load_tables(path: str | Path, kind: str, wanted: Collection[Split]) -> dict[Split, Table]:
-    """Read the wanted splits, and train too when validation has to come from it."""
+def _load_tables(
+    path: str | Path, kind: str, wanted: Collection[Split]
+) -> tuple[dict[Split, Table], Collection[Split]]:
+    """Read the wanted splits, and train too when validation has to come from it; return which there are, too."""
+    if not str(path).strip():
+        raise DataError(f"the path of the data is empty. {_what_was_expected(kind)}")
     directory = Path(path)
     if directory.is_dir():
         files = _split_files(directory, kind)
         if files:
             needed = _needed(files, wanted)
-            return {split: read_table(file, kind) for split, file in files.items() if split in needed}
+            return {split: read_table(file, kind) for split, file in files.items() if split in needed}, files
         if any(directory.rglob("*.parquet")) or (directory / "README.md").is_file():
             return _hub_splits(str(directory), wanted)
         inside = sorted(entry.name for entry in directory.iterdir())
-        raise DataError(f"{path} has no split files, only: {shown(inside) or 'nothing'}. {_what_was_expected(kind)}")
+        what = f"has no split files, only: {shown(inside)}" if inside else "is empty"
+        raise DataError(f"{path} {what}. {_what_was_expected(kind)}")
     if directory.is_file():
-        raise DataError(f"{path} is one file. {_what_was_expected(kind)} Call it train{directory.suffix} in one.")
+        raise DataError(
+            f"{path} is a file. {_what_was_expected(kind)} Put it into a directory as train{directory.suffix}."
+        )
     if not is_hub_name(str(path)):
         raise DataError(f"{path} does not exist. {_what_was_expected(kind)}")
     return _hub_splits(str(path), wanted)
@@ -283,15 +328,21 @@ def _split_files(directory: Path, kind: str) -> dict[Split, Path]:
     return files
 
 
-def _hub_splits(name: str, wanted: Collection[Split]) -> dict[Split, Table]:
+def _hub_splits(name: str, wanted: Collection[Split]) -> tuple[dict[Split, Table], Collection[Split]]:
     loaded = open_hub(name)
     found = {split: next((own for own in names if own in loaded), None) for split, names in SPLIT_NAMES.items()}
-    needed = _needed([split for split, own in found.items() if own], wanted)
+    available: list[Split] = [split for split, own in found.items() if own]
+    if not available:
+        raise DataError(
+            f"the data set {name!r} has the splits {', '.join(loaded)}, expected train, validation or test. "
+            "Write those that you want to files with these names, and give their directory."
+        )
+    needed = _needed(available, wanted)
     tables = {split: hub_table(loaded[own], f"{name} {own}") for split, own in found.items() if own and split in needed}
     for table in tables.values():
         if not table.records:
             raise DataError(f"{table.name} has no rows. Expected at least one; choose another configuration or split.")
-    return tables
+    return tables, available
 
 
 def _read_split(split: Split, table: Table, kind: str, roles: dict[str, str], notes: list[str]) -> list[Row]:
@@ -301,7 +352,7 @@ def _read_split(split: Split, table: Table, kind: str, roles: dict[str, str], no
         if column not in table.columns and not (is_test and role in LABEL_ROLES):
             raise DataError(
                 f"{table.name} has no column {column!r} ({role}). Its columns are: {', '.join(table.columns)}. "
-                "Expected the same columns in every split."
+                "Expected the same columns in every split; rename it."
             )
     rows = read_rows(table, kind, roles, "optional" if is_test else "required")
     if is_test and kind != "question_answering":
@@ -325,7 +376,7 @@ def _name_everything(
     """Turn raw labels and tags into names, in place, and return the names."""
     if kind in ("regression", "question_answering"):
         if labels is not None:
-            raise DataError(f"data.labels names classes, but {kind} has none. Leave data.labels out.")
+            raise DataError(f"data.labels names {len(labels)} classes, but {kind} has none. Leave data.labels out.")
         return None
     column = roles.get("tags" if kind in TAGGING else "label", "")
     pairs: dict[str, tuple[list[Row], Table]] = {split: (rows[split], tables[split]) for split in rows}
@@ -347,14 +398,9 @@ def _name_everything(
             if convert_to_bio(rows[split], table):
                 notes.append(f"{split}: the tags are IOB1 and were converted to BIO (every entity begins with B-).")
         if names is None:
-            names = seen_tag_names(rows[lead], [rows[split] for split in rows if split != lead])
+            names = seen_tag_names(rows[lead], [rows[split] for split in rows if split != lead], tables[lead].name)
             source = f"{lead} (its sorted tags)"
         check_tags_are_known(pairs, names, source=source)
-    if "train" in rows:
-        seen = {row["label"] for row in rows["train"]} if kind == "classification" else set(names)
-        unseen = [name for name in names if name not in seen]
-        if unseen:
-            notes.append(f"No train row has the label {shown(unseen)}.")
     return names
 
 
@@ -373,11 +419,11 @@ def _given_names(
     return None, "", False
 
 
-def _hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def _hold_out(rows: list[Row], fraction: float, seed: int, name: str) -> tuple[list[Row], list[Row]]:
     """Part rows into train and validation, both in their old order."""
     if len(rows) < 2:
         raise DataError(
-            f"train has {len(rows)} row and there is no validation file. Expected at least 2 rows to hold one out; "
+            f"{name} has {len(rows)} row, and there is no validation file. Expected at least 2 rows to hold one out; "
             "add rows or a validation file."
         )
     count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from ptuning.data import load_data
+from ptuning.data.hub import hub_table, is_hub_name, open_hub
+from ptuning.errors import DataError
+
+
+@pytest.fixture
+def hub_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in the hub's layout, and a cache of its own for `datasets`."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    (tmp_path / "pets" / "data").mkdir(parents=True)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    for split, rows in {"train": [("purrs", 0), ("barks", 1), ("growls", 1)], "validation": [("meows", 0)]}.items():
+        content = datasets.Dataset.from_dict(
+            {"text": [text for text, _ in rows], "label": [label for _, label in rows]}, features=features
+        )
+        content.to_parquet(tmp_path / "pets" / "data" / f"{split}-00000-of-00001.parquet")
+    return tmp_path / "pets"
+
+
+def test_a_directory_in_the_hubs_layout_is_loaded_with_its_class_names(hub_directory: Path) -> None:
+    data = load_data(hub_directory, kind="classification")
+    assert data.label_names == ("cat", "dog")
+    assert data.train == [
+        {"text": "purrs", "label": "cat"},
+        {"text": "barks", "label": "dog"},
+        {"text": "growls", "label": "dog"},
+    ]
+    assert data.validation == [{"text": "meows", "label": "cat"}]
+    assert data.test is None and data.notes == ()
+
+
+def test_only_the_splits_that_are_asked_for_are_read(hub_directory: Path) -> None:
+    data = load_data(hub_directory, kind="classification", splits={"validation"})
+    assert data.train is None and data.validation == [{"text": "meows", "label": "cat"}]
+    with pytest.raises(DataError, match="has no test split, only train, validation. Add a file test.jsonl"):
+        load_data(hub_directory, kind="classification", splits={"test"})
+
+
+def test_a_label_outside_the_classes_is_refused(hub_directory: Path) -> None:
+    with pytest.raises(DataError, match=r"data.labels is \['cat'\]. Expected a list of at least two"):
+        load_data(hub_directory, kind="classification", labels=["cat"])
+
+
+def test_classes_of_lists_are_names_of_tags() -> None:
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=["O", "B-PER"])),
+        }
+    )
+    table = hub_table(
+        datasets.Dataset.from_dict({"tokens": [["Ada"]], "ner_tags": [[1]]}, features=features), "x train"
+    )
+    assert table.class_names == {"ner_tags": ("O", "B-PER")}
+    assert table.records == [{"tokens": ["Ada"], "ner_tags": [1]}]
+    assert table.where(0) == "x train row 1"
+
+
+def test_a_directory_without_data_is_refused(hub_directory: Path) -> None:
+    empty = hub_directory.parent / "empty"
+    empty.mkdir()
+    (empty / "README.md").write_text("nothing here")
+    with pytest.raises(
+        DataError, match=r"empty' could not be loaded \(EmptyDatasetError.*Check the name and the network"
+    ):
+        load_data(empty, kind="classification")
+
+
+def test_a_name_and_its_configuration_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load_dataset(path: str, name: str | None = None) -> dict[str, Any]:
+        asked.append((path, name))
+        return {}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    open_hub("nyu/glue:rte")
+    open_hub("imdb")
+    open_hub("/data/some dir")
+    assert asked == [("nyu/glue", "rte"), ("imdb", None), ("/data/some dir", None)]
+
+
+def test_a_failure_of_the_hub_says_what_was_tried_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(path: str, name: str | None = None) -> None:
+        raise ConnectionError("could not\nreach   the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(
+        DataError,
+        match=r"the data set 'nobody/nothing' could not be loaded \(ConnectionError: could not reach the hub\). "
+        "Expected a directory, or a data set on https://huggingface.co/datasets as owner/name or owner/name:config. Check the "
+        "name and the network, or download it and give the directory",
+    ):
+        load_data("nobody/nothing", kind="classification")
+
+
+def test_splits_of_other_names_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = datasets.Dataset.from_dict({"text": ["a"], "label": ["x"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name=None: {"part1": one, "part2": one})
+    with pytest.raises(DataError, match="'a/b' has the splits part1, part2, expected train, validation or test. Write"):
+        load_data("a/b", kind="classification")
+
+
+def test_an_empty_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = datasets.Dataset.from_dict({"text": [], "label": []})
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name=None: {"train": empty})
+    with pytest.raises(DataError, match="a/b train has no rows. Expected at least one; choose another configuration"):
+        load_data("a/b", kind="classification")
+
+
+@pytest.mark.parametrize("name", ["imdb", "nyu/glue", "nyu/glue:rte", "a.b/c-d_e:x+y.1"])
+def test_names_of_the_hub(name: str) -> None:
+    assert is_hub_name(name)
+
+
+@pytest.mark.parametrize("name", ["./data", "../data", "/data", "a/b/c", "-x", "a b", "", "a:", "C:\\data"])
+def test_other_names_are_paths(name: str) -> None:
+    assert not is_hub_name(name)
