@@ -129,9 +129,11 @@ class PromptedModel(nn.Module):
         if mode and self._backbone_dropout == "off":
             self.backbone.eval()
             self.bank.train()
+            attention = {id(module) for module in self.attached.attention_modules}
             for module in self.backbone.modules():
-                # Checkpointed layers recompute only in training mode; what is inside them stays without dropout.
-                if getattr(module, "gradient_checkpointing", False):
+                # Checkpointed layers recompute only in training mode; what is inside them stays without dropout,
+                # T5's attention too, which has the flag of a layer.
+                if getattr(module, "gradient_checkpointing", False) and id(module) not in attention:
                     module.training = True
         return self
 
@@ -146,9 +148,13 @@ def is_head_parameter(name: str) -> bool:
     return name.startswith("heads.")
 
 
+# What families call the dropout of their attention weights, where it is a module.
+_ON_WEIGHTS = ("dropout", "attention_dropout")
+
+
 def _set_hidden_dropout(trunk: nn.Module, attention_modules: Sequence[nn.Module], probability: float) -> None:
-    """Sets every dropout outside the attention weights."""
-    inside = {id(child) for module in attention_modules for child in module.modules()}
+    """Sets every dropout but those on attention weights."""
+    on_weights = {id(getattr(module, name, None)) for module in attention_modules for name in _ON_WEIGHTS}
     for module in trunk.modules():
-        if isinstance(module, nn.Dropout) and id(module) not in inside:
+        if isinstance(module, nn.Dropout) and id(module) not in on_weights:
             module.p = probability

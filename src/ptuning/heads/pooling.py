@@ -24,7 +24,7 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Ten
     if pooling in ("cls", "pooler"):
         return hidden_states[:, 0]
     if pooling == "last":
-        last = attention_mask.sum(1) - 1  # (batch_size,)
+        last = attention_mask.long().sum(1) - 1  # (batch_size,)
         return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), last]
     real = attention_mask.unsqueeze(-1).to(hidden_states.dtype)  # (batch_size, seq_len, 1)
     return (hidden_states * real).sum(1) / real.sum(1)

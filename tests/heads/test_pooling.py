@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ptuning.heads import Pooling, pool
+
+HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]], [[2.0, 0.0], [4.0, 8.0], [100.0, 100.0]]])
+MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("cls", [[1.0, 2.0], [2.0, 0.0]]),
+        ("pooler", [[1.0, 2.0], [2.0, 0.0]]),
+        ("mean", [[3.0, 5.0], [3.0, 4.0]]),
+        ("last", [[5.0, 9.0], [4.0, 8.0]]),
+    ],
+)
+@pytest.mark.parametrize("mask", [MASK, MASK.bool(), MASK.float()], ids=["int", "bool", "float"])
+def test_values(pooling: Pooling, expected: list[list[float]], mask: torch.Tensor) -> None:
+    assert pool(HIDDEN, mask, pooling).tolist() == expected
+
+
+def test_padding_gets_no_gradient() -> None:
+    hidden = HIDDEN.clone().requires_grad_()
+    pool(hidden, MASK, "mean").sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad[1].tolist() == [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
