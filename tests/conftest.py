@@ -1,14 +1,18 @@
-"""Tiny random models of every supported family, and ragged batches for them."""
+"""Tiny random models of every supported family, a tiny backbone on disk, and tiny data of every kind of task."""
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedTokenizerFast
 
 _BERT_SIZES = {
     "vocab_size": 60,
@@ -157,3 +161,116 @@ def tiny_model() -> Callable[..., Any]:
 def ragged_batch() -> Callable[..., dict[str, Tensor]]:
     """Builds a batch with padding on the right: `ragged_batch(model.config, (9, 6, 3))`."""
     return _ragged_batch
+
+
+_COLOURS = ("red", "blue", "green", "grey")
+_WORDS = ("lamp", "box", "kettle", "parcel", "desk", "shoe", "cable", "door", "late", "broken", "lost", "nice")
+_TOWNS = ("leeds", "cork", "riga")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT (32 wide, 2 layers, 64 positions, dropout 0.1) with a WordPiece tokenizer, in hub layout."""
+    directory = tmp_path_factory.mktemp("backbone") / "tiny-bert"
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789?.,'-"
+    words = [*_COLOURS, *_WORDS, *_TOWNS, "the", "a", "is", "where", "what", "colour", "in", "and", "##s", "##ed"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    inner = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(directory)
+    _build(
+        "bert",
+        vocab_size=len(vocabulary),
+        num_hidden_layers=2,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+    ).save_pretrained(directory)
+    return directory
+
+
+def _tiny_rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
+    draw = random.Random(f"{kind} {seed}")
+    rows: list[dict[str, Any]] = []
+    for index in range(count):
+        words = draw.choices(_WORDS, k=draw.randint(2, 9))
+        colour, town = draw.choice(_COLOURS[:3]), draw.choice(_TOWNS)
+        place = draw.randrange(len(words))
+        text = " ".join([*words[:place], colour, *words[place:]])
+        if kind == "classification":
+            rows.append({"text": text, "label": colour})
+        elif kind == "regression":
+            rows.append({"text": text, "label": float(_COLOURS.index(colour)) + 0.5})
+        elif kind == "multiple_choice":
+            choices = [f"a {colour} {draw.choice(_WORDS)}", "a grey door", "the grey box"][: draw.randint(2, 3)]
+            label = draw.randrange(len(choices))
+            choices[0], choices[label] = choices[label], choices[0]
+            rows.append({"question": "what is nice", "choices": choices, "label": label})
+        elif kind == "token_classification":
+            tokens = [*words[:place], colour, town, *words[place:]]
+            tags = ["O"] * place + ["B-COLOUR", "B-PLACE"] + ["O"] * (len(words) - place)
+            rows.append({"tokens": tokens, "ner_tags": tags})
+        else:
+            context = f"the {words[0]} is {colour}. " + " ".join(words[1:])
+            answers = {"text": [colour], "answer_start": [context.index(colour)]}
+            if index % 4 == 3:
+                answers = {"text": [], "answer_start": []}
+            asked = "what colour is the" if answers["text"] else "where is the"
+            question = f"{asked} {words[0]}?"
+            rows.append({"id": f"q{index}", "question": question, "context": context, "answers": answers})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes 24 train and 12 validation rows of a kind of task: `tiny_data("classification")`."""
+    written: dict[tuple[str, int, int], Path] = {}
+
+    def write(kind: str, num_train: int = 24, seed: int = 0) -> Path:
+        key = (kind, num_train, seed)
+        if key not in written:
+            directory = tmp_path_factory.mktemp("data") / kind
+            directory.mkdir()
+            for split, count in (("train", num_train), ("validation", 12)):
+                lines = [json.dumps(row) + "\n" for row in _tiny_rows(kind, count, 2 * seed + (split == "train"))]
+                (directory / f"{split}.jsonl").write_text("".join(lines))
+            written[key] = directory
+        return written[key]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_backbone: Path, tiny_data: Callable[..., Path]) -> Callable[..., Any]:
+    """Settings of a short run: `tiny_run(directory, "classification", **{"training.epochs": 1})`."""
+    from ptuning.config import load_config
+
+    def settings(output: Path, kind: str = "classification", **overrides: Any) -> Any:
+        return load_config(
+            None,
+            {
+                "task": kind,
+                "backbone": str(tiny_backbone),
+                "data.path": str(tiny_data(kind)),
+                "data.max_length": 48,
+                "prompts.prompt_length": 4,
+                "training.epochs": 2,
+                "training.batch_size": 8,
+                "training.device": "cpu",
+                "output": str(output),
+                **overrides,
+            },
+        )
+
+    return settings
