@@ -6,6 +6,7 @@ old one deleted; `recover_directory` puts an old one back if a process died betw
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -24,9 +25,12 @@ def replace_directory(directory: str | Path, write: Callable[[Path], None]) -> P
         The directory.
 
     Raises:
-        OSError: a disk problem; what was there before is untouched, and the temporary directory is removed.
+        OSError: a disk problem, or a file stands there; what was there before is untouched, and the temporary
+            directory is removed.
     """
     directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file, expected a directory or nothing. Give another path.")
     directory.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(directory)
     temporary = directory.parent / f".{directory.name}.new-{os.getpid()}"
@@ -34,31 +38,47 @@ def replace_directory(directory: str | Path, write: Callable[[Path], None]) -> P
     temporary.mkdir()
     try:
         write(temporary)
-        for file in temporary.iterdir():
-            _flush(file)
+        for entry in temporary.rglob("*"):
+            _flush(entry)
         _flush(temporary)
-        old = _old(directory)
-        if directory.exists():
-            os.rename(directory, old)
-        os.rename(temporary, directory)
+        _exchange(directory, temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         recover_directory(directory)
         raise
     _flush(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(directory), ignore_errors=True)
     return directory
 
 
 def recover_directory(directory: str | Path) -> None:
-    """Puts the previous directory back if a process died while replacing it, and clears what it left."""
+    """Puts the previous directory back if a process died while replacing it, and clears what dead processes left."""
     directory = Path(directory)
     old = _old(directory)
     if old.exists():
+        if not directory.exists():
+            try:
+                os.rename(old, directory)
+            except OSError:
+                if not directory.exists():  # else another process was faster
+                    raise
+        shutil.rmtree(old, ignore_errors=True)
+    for left in directory.parent.glob(f".{glob.escape(directory.name)}.new-*"):
+        if not _is_running(left.name.rpartition("-")[2]):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _exchange(directory: Path, temporary: Path) -> None:
+    for is_last in (False, False, True):
         if directory.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, directory)
+            os.rename(directory, _old(directory))
+        try:
+            os.rename(temporary, directory)
+            return
+        except OSError:
+            # A reader took the moment between the renames for a crash and put the old one back.
+            if is_last or not directory.exists():
+                raise
 
 
 def replace_file(path: str | Path, text: str) -> None:
@@ -82,6 +102,18 @@ def sha256_of(path: str | Path) -> str:
 
 def _old(directory: Path) -> Path:
     return directory.parent / f".{directory.name}.old"
+
+
+def _is_running(process: str) -> bool:
+    if os.name != "posix" or not process.isdecimal():
+        return True  # not known: leave it alone
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
