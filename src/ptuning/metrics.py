@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ptuning.data.spans import is_bio_tag
 from ptuning.errors import DataError
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -46,9 +47,15 @@ def f1(
             (which equals accuracy when every row has one class).
 
     Raises:
-        DataError: binary with other than two classes, or lists that do not match.
+        DataError: binary with other than two classes, a class outside `label_names`, or lists that do not match.
     """
     _check_lengths(predictions, references)
+    unknown = sorted({*predictions, *references} - set(label_names))
+    if unknown:
+        raise DataError(
+            f"got the class {unknown[0]!r}, expected one of {', '.join(label_names[:10])}. "
+            "Pass all classes as label_names."
+        )
     from sklearn.metrics import f1_score
 
     if average == "binary":
@@ -103,7 +110,7 @@ def entity_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequenc
         references: as many, equally long.
 
     Raises:
-        DataError: lists that do not match.
+        DataError: lists that do not match, or a tag that is not BIO.
     """
     _check_lengths(predictions, references)
     for index, (predicted, expected) in enumerate(zip(predictions, references, strict=True)):
@@ -112,6 +119,9 @@ def entity_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequenc
                 f"sentence {index} has {len(predicted)} predicted tags, expected {len(expected)}. "
                 "Predict one tag a word."
             )
+        wrong = next((tag for tag in (*predicted, *expected) if not is_bio_tag(tag)), None)
+        if wrong is not None:
+            raise DataError(f"sentence {index} has the tag {wrong!r}, expected O, B-TYPE or I-TYPE. Convert it to BIO.")
     from seqeval.metrics.v1 import precision_recall_fscore_support
     from seqeval.scheme import IOB2
 
@@ -206,5 +216,6 @@ def _is_constant(values: Sequence[Any]) -> bool:
 def _check_lengths(predictions: Sequence[Any], references: Sequence[Any]) -> None:
     if len(predictions) != len(references) or not predictions:
         raise DataError(
-            f"got {len(predictions)} predictions for {len(references)} references. Expected as many, and at least one."
+            f"got {len(predictions)} predictions for {len(references)} references, expected as many and at least one. "
+            "Predict every row that is scored."
         )
