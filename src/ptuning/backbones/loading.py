@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from ptuning.backbones import embedded
 from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.families import Family, find_family, find_trunk
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
 from ptuning.errors import BackboneError
+
+# What a tokenizer may keep its vocabulary in.
+_VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
@@ -62,28 +76,43 @@ class Backbone:
         Raises:
             BackboneError: there is none beside the weights.
         """
-        return self._load_tokenizer()
-
-    @cached_property
-    def word_tokenizer(self) -> Any:
-        """The tokenizer for text that is split into words: byte-level ones put a space in front of each word."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise BackboneError(
-                f"the tokenizer of {self.name} is a {type(self.tokenizer).__name__} without a fast version, which "
-                "tagging needs to align words. Use a backbone with a tokenizer.json."
-            )
-        if "ByteLevel" not in str(self.tokenizer.backend_tokenizer.pre_tokenizer):
-            return self.tokenizer
-        return self._load_tokenizer(add_prefix_space=True)
-
-    def _load_tokenizer(self, **options: Any) -> Any:
         try:
-            return AutoTokenizer.from_pretrained(self.source, **self.load_options, **options)
-        except (OSError, ValueError) as error:
+            # Without any, transformers makes an empty tokenizer, to which every text is unknown.
+            if not any(self._file(name) for name in _VOCABULARY_FILES):
+                raise OSError(f"none of {', '.join(_VOCABULARY_FILES)} is there")
+            return AutoTokenizer.from_pretrained(self.source, **self.load_options)
+        except Exception as error:  # a damaged file may give any: the tokenizers library raises Exception itself
             raise BackboneError(
                 f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
                 "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
             ) from error
+
+    @cached_property
+    def pooling(self) -> Literal["cls", "mean", "last"]:
+        """How its tokens are best pooled into one vector.
+
+        What the checkpoint was trained with, where it says so (sentence-transformers' `1_Pooling/config.json`); else
+        `cls` where the tokenizer has such a token, else `mean` (T5).
+        """
+        path = self._file("1_Pooling/config.json")
+        modes = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        if modes.get("pooling_mode_mean_tokens"):
+            return "mean"
+        if modes.get("pooling_mode_lasttoken"):
+            return "last"
+        return "cls" if getattr(self.tokenizer, "cls_token_id", None) is not None else "mean"
+
+    def _file(self, name: str) -> str | None:
+        """Path of one of the checkpoint's files, downloaded where it has to be, or None where there is no such file."""
+        path: str | None = cached_file(
+            self.source,
+            name,
+            revision=self.revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return path
 
 
 def load_backbone(
@@ -127,7 +156,7 @@ def load_backbone(
         model, report = loader.from_pretrained(
             source, config=config, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise BackboneError(
             f"the weights of {name} do not load: {_first_line(error)}. Check that the directory or repository holds "
             "model.safetensors for its config.json."

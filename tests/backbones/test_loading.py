@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import ptuning
+from ptuning import load_backbone
+from ptuning.backbones.families import FAMILIES
+from ptuning.errors import BackboneError
+
+TinyModel = Callable[..., Any]
+
+
+def _save(model: Any, directory: Path) -> Path:
+    """A directory in hub layout, with a tokenizer."""
+    model.save_pretrained(directory)
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"])}
+    inner = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def _take_out(directory: Path, lost: str) -> None:
+    """Takes out the weights whose names begin so."""
+    tensors = load_file(directory / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
+    assert len(kept) < len(tensors)
+    save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_local_directory_loads_frozen_in_eval_mode(name: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+    model = tiny_model(name)
+    backbone = load_backbone(_save(model, tmp_path))
+    assert backbone.name == backbone.source == str(tmp_path) and backbone.revision is None
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert not any(module.training for module in backbone.model.modules())
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(backbone.model(ids)[0], model(ids)[0])
+    assert backbone.description.model_type == name
+    assert backbone.tokenizer("a b")["input_ids"] == [4, 5]
+    assert backbone.family is FAMILIES[name]
+    assert getattr(backbone.model, "pooler", None) is None, "it costs nothing where no head reads it"
+
+
+def test_the_pretrained_pooler_is_kept_aside(tmp_path: Path, tiny_model: TinyModel) -> None:
+    hidden = torch.randn(2, 3, 32)
+    for name in ("bert", "roberta", "albert", "mpnet", "megatron-bert", "ernie"):
+        model = tiny_model(name)
+        backbone = load_backbone(_save(model, tmp_path / name))
+        assert backbone.pooler is not None
+        assert not any(parameter.requires_grad for parameter in backbone.pooler.parameters())
+        if name == "albert":
+            expected = model.pooler_activation(model.pooler(hidden[:, 0]))
+        else:
+            expected = model.pooler(hidden)
+        torch.testing.assert_close(backbone.pooler(hidden), expected)
+
+
+def test_a_checkpoint_without_a_pooler_has_none(tmp_path: Path, tiny_model: TinyModel) -> None:
+    directory = _save(tiny_model("bert"), tmp_path)
+    _take_out(directory, "pooler.")
+    backbone = load_backbone(directory)
+    assert backbone.pooler is None and backbone.model.pooler is None
+    assert load_backbone(_save(tiny_model("electra"), tmp_path / "electra")).pooler is None
+
+
+def test_options(tmp_path: Path, tiny_model: TinyModel) -> None:
+    directory = _save(tiny_model("bert"), tmp_path)
+    backbone = load_backbone(directory, attention="eager", dtype=torch.bfloat16, device="cpu")
+    assert backbone.eager and backbone.model.config._attn_implementation == "eager"
+    assert {parameter.dtype for parameter in backbone.model.parameters()} == {torch.bfloat16}
+    assert backbone.identity.fingerprint == load_backbone(directory).identity.fingerprint
+    assert backbone.identity.architecture == load_backbone(directory).identity.architecture
+
+
+def test_families_with_attention_of_their_own_have_sdpa_and_eager(tmp_path: Path, tiny_model: TinyModel) -> None:
+    directory = _save(tiny_model("deberta"), tmp_path)
+    assert load_backbone(directory, attention="eager").eager
+    assert not load_backbone(directory, attention="sdpa").eager
+    with pytest.raises(BackboneError, match="a deberta, which has sdpa and eager attention, got 'flash_attention_2'"):
+        load_backbone(directory, attention="flash_attention_2")
+
+
+def test_prompts_attach_to_what_was_loaded(tmp_path: Path, tiny_model: TinyModel) -> None:
+    backbone = load_backbone(_save(tiny_model("t5"), tmp_path))
+    ptuning.attach(backbone.model, torch.zeros(3, 2, 4, 2, 8)).save(tmp_path / "prompt")
+    saved = ptuning.read_prompt(tmp_path / "prompt")
+    saved.backbone.require(backbone.identity)
+
+
+def test_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = "was not found or has no readable config.json: .*. Give a Hugging Face name, a local directory in hub"
+    for wrong in (tmp_path / "nowhere", "not a name!"):
+        with pytest.raises(BackboneError, match=words):
+            load_backbone(wrong)
+    tmp_path.joinpath("config.json").write_text("{")
+    with pytest.raises(BackboneError, match=words):
+        load_backbone(tmp_path)
+
+
+def test_unsupported_types_are_refused_by_name(tmp_path: Path) -> None:
+    tmp_path.joinpath("config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(BackboneError, match=r"of type `gpt2`, .* Supported types: albert, bert, camembert, deberta, "):
+        load_backbone(tmp_path)
+
+
+def test_no_weights_and_damaged_weights(tmp_path: Path, tiny_model: TinyModel) -> None:
+    directory = _save(tiny_model("bert"), tmp_path)
+    weights = directory / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"garbage" * 100):
+        weights.write_bytes(damaged)
+        with pytest.raises(BackboneError, match="the weights of .* do not load: .*. Check that the directory"):
+            load_backbone(directory)
+    weights.unlink()
+    with pytest.raises(BackboneError, match="the weights of .* do not load: .*. Check that the directory"):
+        load_backbone(directory)
+
+
+def test_missing_weights_are_not_drawn_at_random(tmp_path: Path, tiny_model: TinyModel) -> None:
+    directory = _save(tiny_model("bert"), tmp_path)
+    lost = "encoder.layer.1.output.dense.weight"
+    _take_out(directory, lost)
+    with pytest.raises(BackboneError, match=rf"lacks 1 weights of a BertModel, first {lost}. They would be random"):
+        load_backbone(directory)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_missing_tokenizer_is_an_error_when_it_is_needed(name: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+    """Of many families transformers makes an empty tokenizer then, to which every text is unknown."""
+    tiny_model(name).save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path)
+    with pytest.raises(BackboneError, match="has no tokenizer that loads from .* Put the tokenizer's files"):
+        _ = backbone.tokenizer
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "{}", '{"version": "1.0", "added_tokens": [], "model": {}}'])
+def test_a_damaged_tokenizer_is_an_error(content: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+    backbone = load_backbone(_save(tiny_model("bert"), tmp_path))
+    tmp_path.joinpath("tokenizer.json").write_text(content)
+    with pytest.raises(BackboneError, match="has no tokenizer that loads from .* Put the tokenizer's files"):
+        _ = backbone.tokenizer
