@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ptuning.attachment import Attached, attach_bank_or_prompts
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.recomputation import is_recomputing, stop_recomputing
 from ptuning.errors import PromptError
 from ptuning.prompts import PromptBank
 
@@ -60,6 +61,7 @@ class PromptedModel(nn.Module):
         super().__init__()
         self.bank = bank  # before the backbone, where attaching registers it once more: names begin with `bank.`
         self.heads = nn.ModuleList(heads)
+        self._before = _Settings.of(backbone.model)
         self.attached: Attached = attach_bank_or_prompts(
             backbone.model,
             bank,
@@ -136,6 +138,38 @@ class PromptedModel(nn.Module):
                 if getattr(module, "gradient_checkpointing", False) and id(module) not in attention:
                     module.training = True
         return self
+
+    def detach(self) -> None:
+        """Takes the prompts off the backbone, whose weights and settings are then what they were.
+
+        Raises:
+            PromptError: it was detached before.
+        """
+        self.attached.detach()
+        self._before.restore(self.backbone)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What training changes on a backbone that others may use after it."""
+
+    modes: list[bool]
+    dropouts: list[float]
+    is_recomputing: bool
+
+    @classmethod
+    def of(cls, backbone: Any) -> _Settings:
+        dropouts = [module.p for module in backbone.modules() if isinstance(module, nn.Dropout)]
+        return cls([module.training for module in backbone.modules()], dropouts, is_recomputing(backbone))
+
+    def restore(self, backbone: Any) -> None:
+        modules = list(backbone.modules())
+        for module, mode in zip(modules, self.modes, strict=True):
+            module.training = mode
+        for module, probability in zip((m for m in modules if isinstance(m, nn.Dropout)), self.dropouts, strict=True):
+            module.p = probability
+        if is_recomputing(backbone) and not self.is_recomputing:
+            stop_recomputing(backbone)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -101,7 +101,7 @@ class Predictor:
 
     def close(self) -> None:
         """Takes the prompts off the backbone, which is then bit for bit what it was."""
-        self._model.attached.detach()
+        self._model.detach()
 
     def _answer(self, rows: Mapping[int, Sequence[Row]], batch_tokens: int) -> dict[int, list[Prediction]]:
         """Task index -> rows, to task index -> predictions, all tasks in the same batches."""

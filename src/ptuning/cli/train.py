@@ -28,7 +28,7 @@ def command(
     backbone: Annotated[str | None, typer.Option(help="Hugging Face name, local directory, or minilm.")] = None,
     data: Annotated[str | None, typer.Option(help="Directory with train/validation files, or a data set name.")] = None,
     recipe: Annotated[str | None, typer.Option(help="default, or a YAML file with settings to start from.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Directory of the run. Default: runs/<task>-<data>.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory of the run. Default: runs/TASK-DATA.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=5.")
     ] = None,
@@ -69,6 +69,15 @@ def command(
 def _settings(config: Path | None, flags: dict[str, Any], sets: dict[str, Any], *, resume: bool) -> RunConfig:
     """Settings from file and flags; with `--resume --output DIR` alone, those that the run was started with."""
     started = Path(flags.get("output", "")) / "config.yaml"
-    if resume and config is None and "task" not in flags and "output" in flags and started.is_file():
+    if resume and config is None and "task" not in flags and "task" not in sets:
+        if "output" not in flags:
+            raise ConfigError(
+                "--resume was given without saying which run. Add --output DIR, the directory of the run."
+            )
+        if not started.is_file():
+            raise ConfigError(
+                f"{flags['output']} has no config.yaml, so there is no run to resume. Give the directory of a run with "
+                "--output, or leave --resume out."
+            )
         config = started
     return load_config(config, {**flags, **sets})

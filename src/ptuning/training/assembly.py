@@ -11,6 +11,7 @@ from torch import Tensor
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.families import find_trunk, position_limit
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import read_prompt
 from ptuning.config import PromptsConfig, RunConfig
 from ptuning.data.batching import Example, collate
@@ -63,6 +64,11 @@ def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, exampl
         ConfigError: settings that contradict each other or the backbone.
         PromptError: a saved prompt to start from does not fit.
     """
+    if config.training.gradient_checkpointing and not backbone.family.gradient_checkpointing:
+        raise ConfigError(
+            f"training.gradient_checkpointing is on, but transformers has none for {backbone.family.model_type}. "
+            "Turn it off; a smaller training.batch_size with training.accumulation saves memory too."
+        )
     generator = torch.Generator().manual_seed(config.training.seed)
     description = backbone.description
     layers = resolve_layers(config.prompts.layers, description.num_layers)
@@ -97,12 +103,7 @@ def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, exampl
     model.bank.to(device)
     model.heads.to(device)
     if config.training.gradient_checkpointing:
-        if not backbone.family.gradient_checkpointing:
-            raise ConfigError(
-                f"training.gradient_checkpointing is on, but transformers has none for {backbone.family.model_type}. "
-                "Turn it off; a smaller training.batch_size with training.accumulation saves memory too."
-            )
-        backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        start_recomputing(backbone.model)
     return model
 
 

@@ -20,9 +20,10 @@ def check_loss(loss: float, config: RunConfig, step: int) -> None:
         return
     training = config.training
     raise TrainingError(
-        f"the loss became {loss} at step {step} (learning_rate {training.learning_rate:g}, precision "
+        f"the loss became {loss} by step {step} (learning_rate {training.learning_rate:g}, precision "
         f"{training.precision}), expected a finite number. Lower training.learning_rate to "
-        f"{training.learning_rate / 5:g}, or set training.precision to fp32; checkpoints/last is from before."
+        f"{training.learning_rate / 5:g}, or set training.precision to fp32, and start again with --overwrite. "
+        "The saved prompt, if there is one yet, is from before."
     )
 
 
@@ -51,5 +52,6 @@ def out_of_memory_error(config: RunConfig, error: BaseException) -> TrainingErro
     return TrainingError(
         f"a batch did not fit into memory ({batch}, accumulation {training.accumulation}): {error}. Halve "
         f"training.{batch.split()[0]} and double training.accumulation (as many examples a step), set "
-        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; then --resume."
+        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; start again with "
+        "--overwrite."
     )

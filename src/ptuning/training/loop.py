@@ -131,7 +131,7 @@ def fit(
     factor = schedule_factor(training.schedule, epoch_ends=epoch_ends, total_steps=total_steps, warmup=training.warmup)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     parameters = list(trained_parameters(model).values())
-    padding = padding_ids(tokenizer)
+    padding, device = padding_ids(tokenizer), parameters[0].device
     started = time.monotonic() - progress.seconds
     report.start(total_steps, progress.step)
     model.train()
@@ -141,7 +141,7 @@ def fit(
         while progress.batch < len(order) and progress.step < total_steps:
             group = order[progress.batch : progress.batch + training.accumulation]
             for indices in group:
-                batch = collate([examples[index] for index in indices], *padding).to(accelerator.device)
+                batch = collate([examples[index] for index in indices], *padding).to(device)
                 logits = model.logits(batch.input_ids, batch.attention_mask, batch.token_type_ids)
                 loss = kind.loss(logits, batch)
                 accelerator.backward(loss / len(group))

@@ -47,6 +47,8 @@ from ptuning.training.state import Progress, load_state, save_state
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
+CHECKPOINT_NAME = "checkpoints/last"
+PROMPT_NAME = "prompt"
 
 
 @dataclass(frozen=True)
@@ -124,20 +126,14 @@ def train(
     report = report or Silent()
     directory = output_directory(config)
     with _claimed(directory):
-        if (directory / CONFIG_NAME).exists() and not resume:
-            if not overwrite:
-                raise ConfigError(
-                    f"{directory} has a run already. Use --resume to go on with it, --overwrite to start again, or "
-                    "another --output."
-                )
-            _clear(directory)
+        if not resume:
+            _make_room(directory, overwrite=overwrite)
         accelerator = Accelerator(cpu=config.training.device == "cpu")
         if accelerator.num_processes > 1:
             raise ConfigError(
                 f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
                 "Start it with `ptuning train`, without a launcher."
             )
-        seed_everything(config.training.seed)
         backbone = backbone or load_backbone(
             config.backbone, device=_device(config, accelerator), dtype=_dtype(config, accelerator)
         )
@@ -146,6 +142,7 @@ def train(
             report.note(note)
         config = resolve_config(config, prepared, backbone, directory)
         _keep_config(config, directory, resume=resume)
+        seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
         model = assemble_model(config, backbone, prepared.kind, prepared.train)
         try:
             return _run(config, directory, backbone, prepared, model, accelerator, report)
@@ -154,7 +151,7 @@ def train(
                 raise out_of_memory_error(config, error) from error
             raise
         finally:
-            model.attached.detach()
+            model.detach()
 
 
 def output_directory(config: RunConfig) -> Path:
@@ -234,7 +231,8 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
         },
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
-    return config.model_copy(update={**groups, "output": str(directory)})
+    # What the recipe said is in the other settings; its file may be gone when this is read again.
+    return config.model_copy(update={**groups, "recipe": "default", "output": str(directory)})
 
 
 def _run(
@@ -249,9 +247,9 @@ def _run(
     kind, metric = prepared.kind, str(config.training.metric)
     optimizer = make_optimizer(model, config)
     parameters = trained_parameters(model)
-    digest = _digest(prepared)
-    checkpoint = directory / "checkpoints" / "last"
-    progress = load_state(checkpoint, parameters, optimizer, digest) or Progress()
+    origin = {"data": _digest(prepared), "backbone": backbone.identity.fingerprint}
+    checkpoint = directory / CHECKPOINT_NAME
+    progress = load_state(checkpoint, parameters, optimizer, origin) or Progress()
     _cut_lines(directory / METRICS_NAME, progress.metric_lines)
     counts = count_parameters(model, backbone)
     rows = prepared.data.validation or []
@@ -279,13 +277,13 @@ def _run(
             file.write(json.dumps(line) + "\n")
         if evaluation.is_best:
             save_prompt(
-                directory / "prompt", saved_prompt(config, prepared, backbone, model, evaluation.metrics, counts)
+                directory / PROMPT_NAME, saved_prompt(config, prepared, backbone, model, evaluation.metrics, counts)
             )
 
     hooks = Hooks(
         evaluate=evaluate,
         record=record,
-        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, digest),
+        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin),
     )
     try:
         fit(
@@ -303,7 +301,7 @@ def _run(
         )
     finally:
         report.stop()
-    best = read_prompt(directory / "prompt")
+    best = read_prompt(directory / PROMPT_NAME)
     return RunResult(
         directory=directory,
         metric=metric,
@@ -363,25 +361,48 @@ def _claimed(directory: Path) -> Iterator[None]:
     """Keeps a second process out of a run's directory.
 
     Raises:
-        ConfigError: another process is training there, or the directory cannot be written to.
+        ConfigError: another process is training there, or the directory cannot be made.
     """
-    lock = directory.parent / f".{directory.name}.lock"
+    lock = FileLock(directory.parent / f".{directory.name}.lock")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(
             f"another process is training in {directory}. Wait for it, or give this run another --output."
         ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the run cannot be written to {directory}: {error.strerror or error}. Give another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _clear(directory: Path) -> None:
-    """Deletes what a run has written, and nothing else that may be in its directory."""
-    (directory / CONFIG_NAME).unlink(missing_ok=True)
-    (directory / METRICS_NAME).unlink(missing_ok=True)
-    for name in ("checkpoints", "prompt"):
-        shutil.rmtree(directory / name, ignore_errors=True)
+def _make_room(directory: Path, *, overwrite: bool) -> None:
+    """Deletes what a run has written, and nothing else that may be in its directory.
+
+    The config goes last: a process that dies in between leaves what still counts as a run.
+
+    Raises:
+        ConfigError: there is a run, and it is not to be overwritten.
+    """
+    trees, files = (CHECKPOINT_NAME, PROMPT_NAME), (METRICS_NAME, CONFIG_NAME)
+    for name in trees:
+        recover_directory(directory / name)
+    found = [name for name in (*files, *trees) if (directory / name).exists()]
+    if found and not overwrite:
+        raise ConfigError(
+            f"{directory} has a run already ({', '.join(found)}). Use --resume to go on with it, --overwrite to start "
+            "again, or another --output."
+        )
+    for name in trees:
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+    for name in files:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _keep_config(config: RunConfig, directory: Path, *, resume: bool) -> None:
@@ -406,7 +427,7 @@ def _keep_config(config: RunConfig, directory: Path, *, resume: bool) -> None:
             f"{directory} was started with other settings: {'; '.join(differing)}. Resume with those it was started "
             "with (`ptuning train --resume --output DIR` alone takes them from there), or use another --output."
         )
-    recover_directory(directory / "prompt")
+    recover_directory(directory / PROMPT_NAME)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

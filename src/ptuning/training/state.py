@@ -23,6 +23,11 @@ from ptuning.errors import CheckpointError
 from ptuning.storage import recover_directory, replace_directory, sha256_of
 from ptuning.training.seed import random_state, restore_random_state
 
+_ORIGIN = {
+    "data": "the data are not those the run was started with (other rows, labels or tokenization)",
+    "backbone": "the backbone's weights are not those the run was started with",
+}
+
 
 @dataclass
 class Progress:
@@ -58,9 +63,17 @@ def save_state(
     progress: Progress,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    data_digest: str,
+    origin: Mapping[str, str],
 ) -> None:
-    """Writes `checkpoints/last` as a whole."""
+    """Writes `checkpoints/last` as a whole.
+
+    Args:
+        directory: `checkpoints/last`.
+        progress: where the run stands.
+        parameters: the trained parameters by name.
+        optimizer: over the same parameters.
+        origin: digests of the `data` and the `backbone`.
+    """
 
     def write(temporary: Path) -> None:
         tensors: dict[str, Tensor] = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
@@ -70,7 +83,7 @@ def save_state(
         tensors |= {f"random.{name}": value for name, value in random_state().items()}
         tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
         save_file(tensors, temporary / "tensors.safetensors")
-        state = asdict(progress) | {"data": data_digest, "sha256": sha256_of(temporary / "tensors.safetensors")}
+        state = asdict(progress) | {"origin": dict(origin), "sha256": sha256_of(temporary / "tensors.safetensors")}
         (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     replace_directory(directory, write)
@@ -80,7 +93,7 @@ def load_state(
     directory: Path,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    data_digest: str,
+    origin: Mapping[str, str],
 ) -> Progress | None:
     """Puts back parameters, optimizer and random state, and returns where the run stood.
 
@@ -88,30 +101,33 @@ def load_state(
         directory: `checkpoints/last`.
         parameters: the trained parameters by name; filled in place.
         optimizer: over the same parameters; filled in place.
-        data_digest: of the data at hand, which must be those of the run.
+        origin: digests of the `data` and the `backbone` at hand, which must be those of the run.
 
     Returns:
         None when the run was stopped before its first checkpoint.
 
     Raises:
-        CheckpointError: the state is damaged, or belongs to other settings or other data.
+        CheckpointError: the state is damaged, or belongs to other settings, other data or another backbone.
     """
     recover_directory(directory)
     if not directory.exists():
         return None
     try:
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        digest = sha256_of(directory / "tensors.safetensors")
-        tensors = load_file(directory / "tensors.safetensors") if digest == state["sha256"] else None
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        found = sha256_of(directory / "tensors.safetensors")
+        tensors = load_file(directory / "tensors.safetensors") if found == state["sha256"] else None
+        progress = Progress(**{key: value for key, value in state.items() if key not in ("origin", "sha256")})
+        started_with = dict(state["origin"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{directory} is damaged: {error}. Start again with --overwrite.") from error
     if tensors is None:
         raise CheckpointError(f"{directory}/tensors.safetensors was altered or cut off. Start again with --overwrite.")
-    if state["data"] != data_digest:
-        raise CheckpointError(
-            "the data are not those the run was started with (other rows, labels or tokenization), so it cannot go on "
-            "exactly. Put the data back, or start again with --overwrite."
-        )
+    for what, digest in origin.items():
+        if started_with.get(what) != digest:
+            raise CheckpointError(
+                f"{_ORIGIN[what]}, so it cannot go on exactly. Put back what it was started with, or start again with "
+                "--overwrite."
+            )
     names = {name.removeprefix("parameter.") for name in tensors if name.startswith("parameter.")}
     if names != set(parameters):
         raise CheckpointError(
@@ -132,4 +148,4 @@ def load_state(
                     key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
                 }
     restore_random_state({k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")})
-    return Progress(**{key: value for key, value in state.items() if key not in ("data", "sha256")})
+    return progress
