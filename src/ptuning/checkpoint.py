@@ -14,9 +14,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,6 +32,38 @@ from ptuning.version import __version__
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 TENSORS_FILE = "prompts.safetensors"
+
+
+class _Saved(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class _Placement(_Saved):
+    prompt_length: int = Field(ge=0)
+    layers: list[Annotated[int, Field(ge=0)]]
+    positions: Positions
+    num_kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+
+
+class _Backbone(_Saved):
+    name: str
+    revision: str | None = None
+    architecture: dict[str, Any]
+    fingerprint: str
+
+
+class _Config(_Saved):
+    """What `config.json` holds; keys that are not read here may stand in it too."""
+
+    method: str
+    prompts: _Placement
+    backbone: _Backbone
+    files: dict[str, str]
+    task: dict[str, Any] | None = None
+    head: dict[str, Any] | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    parameters: dict[str, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +108,9 @@ def save_prompt(directory: str | Path, saved: SavedPrompt) -> Path:
     """
 
     def write(temporary: Path) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors().items()}
+        # Copies, because safetensors refuses tensors that share memory.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in saved.tensors().items()}
+        tensors["prompts"] = tensors["prompts"].float()
         save_file(tensors, temporary / TENSORS_FILE)
         config = _config(saved, sha256_of(temporary / TENSORS_FILE))
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -98,7 +133,11 @@ def find_prompt(directory: str | Path) -> Path:
         if (candidate / CONFIG_FILE).is_file():
             return candidate
     if not directory.exists():
-        raise CheckpointError(f"{directory} does not exist. Give a run directory or its prompt/.")
+        raise CheckpointError(
+            f"{directory} does not exist, expected a run directory or its prompt/. Check the path, or train first."
+        )
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file, expected a directory. Give a run directory or its prompt/.")
     raise CheckpointError(
         f"{directory} has no {CONFIG_FILE} and no prompt/{CONFIG_FILE}, so it is neither a prompt nor a finished run. "
         "Give a run directory or its prompt/."
@@ -113,23 +152,44 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     """
     path = find_prompt(directory) / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not readable JSON: {error}. Restore it from where the prompt came from."
         ) from error
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(version, int):
-        raise CheckpointError(f"{path} has no format_version, so it is not a ptuning prompt. Give a prompt directory.")
+    if not isinstance(config, dict) or type(config.get("format_version")) is not int or config["format_version"] < 1:
+        raise CheckpointError(
+            f"{path} has no format_version, expected a whole number from 1 on, so it is not a ptuning prompt. "
+            "Give a run directory or its prompt/."
+        )
+    version = config["format_version"]
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format_version {version}, but ptuning {__version__} reads up to {FORMAT_VERSION}. "
             "Update ptuning: pip install --upgrade ptuning"
         )
-    absent = [key for key in ("method", "prompts", "backbone", "files") if key not in config]
-    if absent:
-        raise CheckpointError(f"{path} lacks {', '.join(absent)}. Restore it from where the prompt came from.")
+    try:
+        _Config.model_validate(config)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} {_what_is_wrong(error)}. Restore it from where the prompt came from.") from error
+    layers = config["prompts"]["layers"]
+    if layers != sorted(set(layers)):
+        raise CheckpointError(
+            f"{path} has prompts.layers {layers}, expected ascending numbers. "
+            "Restore it from where the prompt came from."
+        )
     return config
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    absent = [".".join(map(str, other["loc"])) for other in error.errors() if other["type"] == "missing"]
+    if absent:
+        return f"lacks {', '.join(absent)}"
+    value = repr(problem["input"])
+    expected = problem["msg"].removeprefix("Input should be ")
+    place = ".".join(map(str, problem["loc"]))
+    return f"has {value if len(value) <= 60 else value[:60] + '...'} as {place}, expected {expected}"
 
 
 def read_prompt(directory: str | Path) -> SavedPrompt:
@@ -145,38 +205,41 @@ def read_prompt(directory: str | Path) -> SavedPrompt:
     config = read_config(directory)
     tensors = _read_tensors(directory, config)
     placed = config["prompts"]
-    try:
-        expected = (len(placed["layers"]), 2, placed["num_kv_heads"], placed["prompt_length"], placed["head_dim"])
-        backbone = BackboneIdentity.from_dict(config["backbone"])
-        prompts = tensors.pop("prompts")
-        if tuple(prompts.shape) != expected:
-            raise CheckpointError(
-                f"{directory / TENSORS_FILE} has prompts of shape {tuple(prompts.shape)}, but its {CONFIG_FILE} says "
-                f"(num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim) = {expected}. "
-                "The two files do not belong together; restore both."
-            )
-        return SavedPrompt(
-            prompts=prompts,
-            layers=tuple(placed["layers"]),
-            positions=placed["positions"],
-            backbone=backbone,
-            method=config["method"],
-            task=config.get("task"),
-            head=config.get("head"),
-            head_tensors={name.removeprefix("head."): tensor for name, tensor in tensors.items()},
-            metrics=config.get("metrics", {}),
-            counts=config.get("parameters", {}),
-        )
-    except (KeyError, TypeError) as error:
+    expected = (len(placed["layers"]), 2, placed["num_kv_heads"], placed["prompt_length"], placed["head_dim"])
+    foreign = sorted(name for name in tensors if name != "prompts" and not name.startswith("head."))
+    if foreign or "prompts" not in tensors:
+        found = f"has {', '.join(foreign)}" if foreign else "has no prompts"
         raise CheckpointError(
-            f"{directory} is incomplete: {error} is missing. Restore it from where the prompt came from."
-        ) from error
+            f"{directory / TENSORS_FILE} {found}, expected prompts and head.* alone. "
+            "Restore it, or update ptuning if it comes from a newer one."
+        )
+    prompts = tensors.pop("prompts")
+    if tuple(prompts.shape) != expected:
+        raise CheckpointError(
+            f"{directory / TENSORS_FILE} has prompts of shape {tuple(prompts.shape)}, but its {CONFIG_FILE} says "
+            f"(num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim) = {expected}. "
+            "The two files do not belong together; restore both."
+        )
+    return SavedPrompt(
+        prompts=prompts,
+        layers=tuple(placed["layers"]),
+        positions=placed["positions"],
+        backbone=BackboneIdentity.from_dict(config["backbone"]),
+        method=config["method"],
+        task=config.get("task"),
+        head=config.get("head"),
+        head_tensors={name.removeprefix("head."): tensor for name, tensor in tensors.items()},
+        metrics=config.get("metrics", {}),
+        counts=config.get("parameters", {}),
+    )
 
 
 def _read_tensors(directory: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     path = directory / TENSORS_FILE
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing. Restore it from where the prompt came from.")
+        raise CheckpointError(
+            f"{path} is missing, expected beside {CONFIG_FILE}. Restore it from where the prompt came from."
+        )
     expected = config["files"].get(TENSORS_FILE)
     found = sha256_of(path)
     if found != expected:
@@ -187,7 +250,9 @@ def _read_tensors(directory: Path, config: Mapping[str, Any]) -> dict[str, Tenso
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}. Restore it.") from error
+        raise CheckpointError(
+            f"{path} is not a safetensors file: {error}. Restore it from where the prompt came from."
+        ) from error
 
 
 def _config(saved: SavedPrompt, digest: str) -> dict[str, Any]:
