@@ -46,6 +46,7 @@ def _named(names: tuple[str, ...], *labels: Any, from_classes: bool = False) -> 
         (["10", "9"], ("9", "10")),
         ([True, False], ("False", "True")),
         (["1", "a"], ("1", "a")),
+        (["pos", " pos", "neg\t"], ("neg", "pos")),
         (["1", "9" * 5000], ("1", "9" * 5000)),  # more digits than Python reads as a number
     ],
 )
@@ -71,7 +72,7 @@ def test_values_that_are_no_classes_are_refused(labels: list[Any], words: str) -
 
 def test_numbers_are_places_unless_all_of_them_are_names() -> None:
     assert _named(("no", "yes"), 0, 1, "yes", True) == ["no", "yes", "yes", "yes"]
-    assert _named(("no", "yes"), "1", "0") == ["yes", "no"]
+    assert _named(("no", "yes"), "1", "0", " 1") == ["yes", "no", "yes"]
     assert _named(("1", "2"), 1, 2) == ["1", "2"]
     assert _named(("1", "2"), 0, 1) == ["1", "2"]
     assert _named(("1", "2"), 0, 1, from_classes=True) == ["1", "2"]
@@ -93,6 +94,11 @@ def test_numbers_are_places_unless_all_of_them_are_names() -> None:
 def test_unknown_labels_are_refused_with_the_nearest_name(label: Any, words: str) -> None:
     with pytest.raises(DataError, match=words.replace("mean 'no'.", r"mean 'no'\?")):
         _named(("no", "yes"), label)
+
+
+def test_blanks_around_labels_do_not_count() -> None:
+    assert _named(("no", "yes"), " yes", "no\n") == ["yes", "no"]
+    assert _named((" no", "yes"), " no") == [" no"]
 
 
 def test_rows_without_label_are_left_alone() -> None:

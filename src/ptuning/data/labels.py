@@ -174,7 +174,7 @@ def number_choices(
             if "label" not in row:
                 continue
             label, num_choices = row["label"], len(row["choices"])
-            text = str(label)
+            text = str(label).strip()
             if text in choice_columns:
                 place = list(choice_columns).index(text)
             elif names and isinstance(label, str) and text in names:
@@ -205,7 +205,7 @@ def _label_text(label: Any, place: str) -> str:
         )
     if isinstance(label, str) and not label.strip():
         raise DataError(f"{place}: the label is empty, expected a class. Fill it in or remove the row.")
-    return str(label)
+    return str(label).strip()
 
 
 def _namer(labels: Iterable[str], names: tuple[str, ...], from_classes: bool) -> Callable[[Any], str | None]:
@@ -214,7 +214,7 @@ def _namer(labels: Iterable[str], names: tuple[str, ...], from_classes: bool) ->
     numbers_are_names = not from_classes and numbers <= set(names)
 
     def name_of(label: Any) -> str | None:
-        text = str(label)
+        text = str(label) if label in names else str(label).strip()
         is_whole = _is_whole(text)
         if text in names and (numbers_are_names or not is_whole):
             return text
