@@ -97,8 +97,8 @@ def test_a_failure_of_the_hub_says_what_was_tried_and_what_to_do(monkeypatch: py
     with pytest.raises(
         DataError,
         match=r"the data set 'nobody/nothing' could not be loaded \(ConnectionError: could not reach the hub\). "
-        "Expected a directory, or a data set on https://huggingface.co/datasets as owner/name or owner/name:config. Check the "
-        "name and the network, or download it and give the directory",
+        "Expected a directory, or a data set on https://huggingface.co/datasets as owner/name or owner/name:config. "
+        "Check the name and the network, or download it and give the directory",
     ):
         load_data("nobody/nothing", kind="classification")
 
