@@ -52,6 +52,6 @@ def out_of_memory_error(config: RunConfig, error: BaseException) -> TrainingErro
     return TrainingError(
         f"a batch did not fit into memory ({batch}, accumulation {training.accumulation}): {error}. Halve "
         f"training.{batch.split()[0]} and double training.accumulation (as many examples a step), set "
-        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; start again with "
-        "--overwrite."
+        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; start again "
+        "with --overwrite."
     )

@@ -13,8 +13,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -46,6 +48,8 @@ class Progress:
         finished: whether nothing is left to train.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -56,6 +60,9 @@ class Progress:
     metric_lines: int = 0
     seconds: float = 0.0
     finished: bool = False
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 def save_state(
@@ -116,10 +123,12 @@ def load_state(
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
         found = sha256_of(directory / "tensors.safetensors")
         tensors = load_file(directory / "tensors.safetensors") if found == state["sha256"] else None
-        progress = Progress(**{key: value for key, value in state.items() if key not in ("origin", "sha256")})
-        started_with = dict(state["origin"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{directory} is damaged: {error}. Start again with --overwrite.") from error
+        started_with = dict(state.pop("origin"))
+        state.pop("sha256")
+        progress = _PROGRESS.validate_python(state)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        problem = str(error).splitlines()[0]
+        raise CheckpointError(f"{directory} is damaged: {problem}. Start again with --overwrite.") from error
     if tensors is None:
         raise CheckpointError(f"{directory}/tensors.safetensors was altered or cut off. Start again with --overwrite.")
     for what, digest in origin.items():
@@ -134,6 +143,13 @@ def load_state(
             f"{directory} has trained parameters {sorted(names)}, expected {sorted(parameters)}. "
             "Resume with the settings the run was started with, or start again with --overwrite."
         )
+    for name, parameter in parameters.items():
+        shape = tuple(tensors[f"parameter.{name}"].shape)
+        if shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{directory} has {name} of shape {shape}, expected {tuple(parameter.shape)}. "
+                "Resume with the settings the run was started with, or start again with --overwrite."
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from ptuning.training.reporting import Silent, Terminal
+
+
+def test_terminal_writes_notes_warnings_and_evaluations_to_stderr_one_line_each(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = Terminal("tickets")
+    report.note("12 of 120 rows [held out]")
+    report.start(100, 0)
+    report.step(10, 0.5)
+    report.warn("a long sentence " * 20)
+    report.evaluated(2, 0.25, {"accuracy": 0.875, "f1": 0.8}, "accuracy", True)
+    report.evaluated(3, 0.125, {"accuracy": 0.75, "f1": 0.8}, "accuracy", False)
+    report.stop()
+    report.stop()  # after an error it may be called twice
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "12 of 120 rows [held out]",
+        "warning: " + "a long sentence " * 20,
+        "tickets: epoch 2, loss 0.2500, validation accuracy 0.8750 (best so far)",
+        "tickets: epoch 3, loss 0.1250, validation accuracy 0.7500",
+    ]
+
+
+def test_silent_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Silent()
+    report.start(10, 0)
+    report.step(1, 0.5)
+    report.note("x")
+    report.warn("x")
+    report.evaluated(1, 0.1, {"f1": 0.5}, "f1", True)
+    report.stop()
+    assert capsys.readouterr() == ("", "")
