@@ -667,3 +667,28 @@ def test_native_families_compute_the_same_eagerly(tiny_model: TinyModel, ragged_
             outputs.append(model(**batch)[0][real])
             attached.detach()
         torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("lower", ["autocast", "storage"])
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_prompts_stay_fp32_on_a_backbone_that_computes_in_bf16(
+    name: str, lower: str, tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    for eager in (False, True):
+        model = tiny_model(name, attention="eager" if eager else "sdpa")
+        batch = ragged_batch(model.config, (9, 6, 4))
+        real = batch["attention_mask"].bool()
+        prompts = _prompts(model)[:2].requires_grad_()
+        attach_bank_or_prompts(
+            model, prompts, layers=[0, 2], positions="unshifted", freeze=True, check=True, eager=eager
+        )
+        expected = model(**batch)[0][real]
+        (gradient,) = torch.autograd.grad(expected.square().sum(), prompts)
+        if lower == "storage":
+            model.to(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower == "autocast"):
+            output = model(**batch)[0][real].float()
+        assert (output - expected).abs().mean() < 0.05
+        (lower_gradient,) = torch.autograd.grad(output.square().sum(), prompts)
+        assert lower_gradient.dtype == torch.float32
+        assert torch.cosine_similarity(lower_gradient.flatten(), gradient.flatten(), 0) > 0.95

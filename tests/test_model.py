@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ptuning.backbones.families import FAMILIES, find_trunk
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.recomputation import is_recomputing, start_recomputing
 from ptuning.errors import BackboneError, PromptError
 from ptuning.heads import PooledHead, TokenHead
 from ptuning.model import PromptedModel, is_head_parameter, trained_parameters
@@ -144,6 +145,23 @@ def test_one_backbone_carries_one_model(make_backbone: Callable[..., Backbone]) 
     PromptedModel(backbone, _bank(backbone, 4), _heads())
     with pytest.raises(BackboneError, match="already has prompts attached"):
         PromptedModel(backbone, _bank(backbone, 4), _heads())
+
+
+def test_detach_gives_the_backbone_back_as_it_was(
+    make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch
+) -> None:
+    backbone = make_backbone(hidden_dropout_prob=0.4)
+    batch = ragged_batch(backbone.model.config, LENGTHS)
+    before = backbone.model(**batch)[0]
+    model = PromptedModel(backbone, _bank(backbone, 4), _heads(), backbone_dropout=0.1)
+    start_recomputing(backbone.model)
+    model.train().logits(**batch).sum().backward()
+    model.detach()
+    assert torch.equal(backbone.model(**batch)[0], before)
+    assert not any(module.training for module in backbone.model.modules())
+    assert {m.p for m in backbone.model.modules() if isinstance(m, nn.Dropout)} == {0.0, 0.4}
+    assert not is_recomputing(backbone.model)
+    PromptedModel(backbone, _bank(backbone, 4), _heads())
 
 
 # Dropout inside the backbone

@@ -61,11 +61,12 @@ def prompted_forward(
         )
         scores = None if scores is None else widen_bias(scores, block.length)
     assert visible is not None
-    hidden = torch.finfo(query.dtype).min
+    # Under autocast the query is of the biases' dtype by now, and key and scores of the lower one.
+    hidden = torch.finfo(key.dtype).min
     dropout = module.dropout.p if module.training else 0.0
     if module.head_logits_proj is not None:
         return _talking_heads(module, query, key, value, scores, visible, hidden, dropout)
-    bias = query.new_zeros(()).expand_as(visible) if scores is None else scores
+    bias = key.new_zeros(()).expand_as(visible) if scores is None else scores
     context, weights = attend(
         query,
         key,
