@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ptuning
 from ptuning.attachment import attach_bank_or_prompts
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.families import FAMILIES, find_trunk
+from ptuning.prompts import GivenPrompts, PromptBank
 
 PROMPT_LENGTH = 5
 LENGTHS = (11, 8, 7)  # longer than ModernBERT's window and than DeBERTa's short span
@@ -154,3 +156,25 @@ def test_prompts_move_the_hidden_states(
         )
         assert (model(**batch)[0] - before).abs().mean() > 0.05, name
         attached.detach()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention compiles for minutes on a CPU")
+@pytest.mark.parametrize("name", ["bert", "eurobert", "modernbert", "t5"])
+def test_flex_attention_equals_sdpa(
+    name: str, tiny_model: Callable[..., Any], ragged_batch: Callable[..., dict[str, Tensor]]
+) -> None:
+    wide = {"eurobert": {"head_dim": 16}, "t5": {"d_kv": 16}}.get(name, {"hidden_size": 64})  # flex needs heads of 16
+    outputs = []
+    for attention in ("sdpa", "flex_attention"):
+        model = tiny_model(name, attention=attention, **wide).cuda()
+        description = describe_trunk(*find_trunk(model))
+        bank = PromptBank(description.num_layers)
+        for length in (4, 7):
+            shape = (description.num_layers, 2, description.num_kv_heads, length, description.head_dim)
+            bank.add(GivenPrompts(torch.randn(shape, generator=torch.Generator().manual_seed(length)).cuda()))
+        attached = ptuning.attach(model, bank)
+        batch = {key: tensor.cuda() for key, tensor in ragged_batch(model.config, LENGTHS).items()}
+        with attached.rows([0, 1, 1]), torch.no_grad():
+            outputs.append(model(**batch)[0][batch["attention_mask"].bool()])
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-4)

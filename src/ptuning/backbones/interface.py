@@ -75,6 +75,9 @@ def _prompted_attention(base: str) -> Attention:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         forward = PromptedForward.running()
+        if "flex" in base and kwargs.get("position_bias") is not None:
+            # transformers 5.24 reads one bias for the whole batch beyond its end
+            kwargs["position_bias"] = kwargs["position_bias"].expand(query.shape[0], -1, -1, -1)
         if forward is not None:
             num_keys = key.shape[2]
             key, value, block = forward.insert(module, key, value)
