@@ -158,13 +158,15 @@ def test_prompts_move_the_hidden_states(
         attached.detach()
 
 
+# transformers compiles the mask in a way that torch is about to drop
+@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention compiles for minutes on a CPU")
-@pytest.mark.parametrize("name", ["bert", "eurobert", "modernbert", "t5"])
+@pytest.mark.parametrize("name", ["bert", "eurobert", "modernbert"])
 def test_flex_attention_equals_sdpa(
     name: str, tiny_model: Callable[..., Any], ragged_batch: Callable[..., dict[str, Tensor]]
 ) -> None:
-    wide = {"eurobert": {"head_dim": 16}, "t5": {"d_kv": 16}}.get(name, {"hidden_size": 64})  # flex needs heads of 16
+    wide = {"eurobert": {"head_dim": 16}}.get(name, {"hidden_size": 64})  # flex needs heads of 16
     outputs = []
     for attention in ("sdpa", "flex_attention"):
         model = tiny_model(name, attention=attention, **wide).cuda()

@@ -75,9 +75,6 @@ def _prompted_attention(base: str) -> Attention:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         forward = PromptedForward.running()
-        if "flex" in base and kwargs.get("position_bias") is not None:
-            # transformers 5.24 reads one bias for the whole batch beyond its end
-            kwargs["position_bias"] = kwargs["position_bias"].expand(query.shape[0], -1, -1, -1)
         if forward is not None:
             num_keys = key.shape[2]
             key, value, block = forward.insert(module, key, value)
@@ -156,7 +153,11 @@ def _widen_flex(
     from torch.nn.attention.flex_attention import create_block_mask
 
     if kwargs.get("position_bias") is not None:
-        kwargs["position_bias"] = forward.widened_bias(kwargs["position_bias"], block.length)
+        # transformers 5.24 reads one bias for the whole batch beyond its end, with or without prompts
+        raise BackboneError(
+            "flex attention does not work with the relative position bias of this backbone. "
+            "Load it with attn_implementation='sdpa'."
+        )
     if mask is None and block.mask is None:
         return None
     num_virtual, prompt_mask = block.length, block.mask
