@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ptuning.demo import DemoReport
     from ptuning.tasks.kind import Prediction
 
@@ -31,8 +31,6 @@ def command(
 ) -> None:
     """Learn three help-desk tasks on one frozen backbone, then answer a batch in which they are mixed."""
     started = time.monotonic()
-    from rich.console import Console
-
     from ptuning.cli.quiet import quiet_libraries
     from ptuning.demo import run_demo
     from ptuning.training.reporting import Terminal
@@ -91,39 +89,34 @@ def _print_answers(console: Console, report: DemoReport) -> None:
     console.print("One batch, three tasks, each row with its own prompts:\n", style="bold")
     for task, row, prediction in report.answers:
         line = {"tickets": _ticket, "entities": _entities, "questions": _answer}[task]
-        console.print(line(row, prediction), soft_wrap=False)
+        console.print(line(row, prediction))
         console.print()
 
 
-def _ticket(row: dict[str, str], prediction: Prediction) -> str:
-    from rich.markup import escape
-
-    return (
-        f"[bold]route[/]   {escape(row['text'])}\n        -> [green]{prediction['label']}[/] {prediction['score']:.0%}"
+def _ticket(row: dict[str, str], prediction: Prediction) -> Text:
+    return Text.assemble(
+        ("route   ", "bold"),
+        row["text"],
+        "\n        -> ",
+        (prediction["label"], "green"),
+        f" {prediction['score']:.0%}",
     )
 
 
-def _entities(row: dict[str, str], prediction: Prediction) -> str:
-    from rich.markup import escape
-
-    text, shown, last = row["text"], "", 0
+def _entities(row: dict[str, str], prediction: Prediction) -> Text:
+    line, last = Text.assemble(("find    ", "bold")), 0
     for entity in prediction["entities"]:
-        shown += escape(text[last : entity["start"]])
-        shown += f"[reverse]{escape(entity['text'])}[/] [cyan]{entity['type']}[/]"
+        line.append(row["text"][last : entity["start"]])
+        line.append(f"[{entity['text']}]", "reverse").append(f"{entity['type']}", "cyan")
         last = entity["end"]
-    return f"[bold]find[/]    {shown}{escape(text[last:])}"
+    return line.append(row["text"][last:])
 
 
-def _answer(row: dict[str, str], prediction: Prediction) -> str:
-    from rich.markup import escape
-
-    context = row["context"]
+def _answer(row: dict[str, str], prediction: Prediction) -> Text:
+    line = Text.assemble(("answer  ", "bold"), row["question"], "\n        -> ")
     if prediction["start"] is None:
-        return f"[bold]answer[/]  {escape(row['question'])}\n        -> [yellow]the article does not say[/]"
-    start, end = prediction["start"], prediction["end"]
-    before, after = context[max(0, start - 60) : start], context[end : end + 40]
-    return (
-        f"[bold]answer[/]  {escape(row['question'])}\n"
-        f"        -> …{escape(before)}[reverse]{escape(context[start:end])}[/]{escape(after)}… "
-        f"{prediction['score']:.0%}"
-    )
+        return line.append("the article does not say", "yellow").append(f" {prediction['score']:.0%}")
+    context, start, end = row["context"], prediction["start"], prediction["end"]
+    line.append(f"…{context[max(0, start - 40) : start]}")
+    line.append(f"[{context[start:end]}]", "reverse").append(f"{context[end : end + 40]}…")
+    return line.append(f" {prediction['score']:.0%}")

@@ -11,8 +11,8 @@ def quiet_libraries() -> None:
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    for turn_off in (transformers_logging.disable_progress_bar, transformers_logging.set_verbosity_error):
-        turn_off()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     handler = logging.StreamHandler(sys.stderr)
