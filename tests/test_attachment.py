@@ -162,8 +162,6 @@ def test_other_attention_implementations_are_refused(tiny_model: TinyModel) -> N
     assert not model._forward_hooks and not model._forward_pre_hooks
 
 
-# transformers compiles the mask in a way that torch is about to drop
-@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")
 @pytest.mark.parametrize("name", ["t5", "mt5", "umt5"])
 def test_flex_attention_is_refused_with_a_position_bias(name: str, tiny_model: TinyModel) -> None:
     model = tiny_model(name, attention="flex_attention")

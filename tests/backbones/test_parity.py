@@ -158,8 +158,8 @@ def test_prompts_move_the_hidden_states(
         attached.detach()
 
 
-# transformers compiles the mask in a way that torch is about to drop
-@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")
+# the libraries compile masks and kernels in ways that they themselves are about to drop
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention compiles for minutes on a CPU")
 @pytest.mark.parametrize("name", ["bert", "eurobert", "modernbert"])

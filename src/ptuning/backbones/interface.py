@@ -152,12 +152,6 @@ def _widen_flex(
 ) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if kwargs.get("position_bias") is not None:
-        # transformers 5.24 reads one bias for the whole batch beyond its end, with or without prompts
-        raise BackboneError(
-            "flex attention does not work with the relative position bias of this backbone. "
-            "Load it with attn_implementation='sdpa'."
-        )
     if mask is None and block.mask is None:
         return None
     num_virtual, prompt_mask = block.length, block.mask

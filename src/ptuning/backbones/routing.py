@@ -70,6 +70,15 @@ class Route:
                 f"this {type(self.trunk).__name__} already has prompts attached. Call detach() on what attach() "
                 "returned first, or use one bank with several entries."
             )
+        if (
+            self.family.positions == "relative"
+            and cast(Any, self.trunk.config)._attn_implementation == "flex_attention"
+        ):
+            # transformers 5.24 reads one bias for the whole batch beyond its end, with or without prompts
+            raise BackboneError(
+                f"flex attention does not work with the relative position bias of {self.family.model_type}. "
+                "Load it with attn_implementation='sdpa'."
+            )
         modules = attention_modules(self.trunk, self.family)
         self.config: Any = self.trunk.config
         self.num_layers = len(modules)
