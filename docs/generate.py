@@ -1,0 +1,269 @@
+"""Writes the documents that come from the code: commands, settings, backbones, tasks, wrong inputs.
+
+    python docs/generate.py              # write them
+    python docs/generate.py --check      # exit 1 and name the pages that are not current
+
+Nothing here is typed twice: help comes from `--help`, settings from the config's own models, backbones and tasks from
+the tables that the program uses, and messages from wrong inputs that are tried (`tests/wrong_inputs.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+# The same help on every machine; read by typer and rich when they are imported.
+os.environ.update({"TERMINAL_WIDTH": "100", "COLUMNS": "100", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"})
+for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+    os.environ.pop(_name, None)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pydantic import BaseModel  # noqa: E402  (after the environment is set)
+from pydantic.fields import FieldInfo  # noqa: E402
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "tests"))
+
+_NOTE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print("usage: python docs/generate.py [--check]", file=sys.stderr)
+        return 2
+    stale = []
+    for name, text in pages():
+        path = DOCS / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(f"docs/{name}")
+        if not arguments:
+            path.write_text(text, encoding="utf-8")
+    if not arguments:
+        print(f"wrote {', '.join(stale)}" if stale else "all pages were current")
+        return 0
+    for name in stale:
+        print(f"{name} is not current. Run: python docs/generate.py", file=sys.stderr)
+    return int(bool(stale))
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Yields (file name, text) of each page."""
+    for name, title, body in (
+        ("cli.md", "Commands", cli()),
+        ("settings.md", "Settings", settings()),
+        ("backbones.md", "Backbones", backbones()),
+        ("tasks.md", "Tasks", tasks()),
+        ("errors.md", "Wrong inputs and what is said about them", errors()),
+    ):
+        yield name, "\n".join([f"# {title}", "", _NOTE, "", *body]).rstrip() + "\n"
+
+
+def cli() -> list[str]:
+    """What `--help` prints, for the program and each command."""
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from ptuning.cli.app import app
+
+    lines = [
+        "Results go to stdout, progress and notes to stderr. Exit status: 0, 1 (failed), 2 (bad usage or settings).",
+        "",
+    ]
+    group: Any = get_command(app)
+    for name in ["", *group.commands]:
+        arguments = [name, "--help"] if name else ["--help"]
+        output = CliRunner().invoke(app, arguments, prog_name="ptuning", color=False).output
+        shown = [line.rstrip() for line in output.splitlines()]
+        lines += [f"## ptuning {name}".rstrip(), "", "```text", *_without_outer_blanks(shown), "```", ""]
+    return lines
+
+
+def _without_outer_blanks(lines: list[str]) -> list[str]:
+    return "\n".join(lines).strip("\n").splitlines()
+
+
+def settings() -> list[str]:
+    """Every key of the config, from its models."""
+    from ptuning.config import RunConfig
+
+    lines = [
+        "The keys of a config file. On the command line: `--set training.epochs=5`. Of several sources the later wins:",
+        "defaults, recipe, file, flags, `--set`. A run writes all settings, resolved, to its `config.yaml`.",
+        "",
+    ]
+    models: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
+    models += [(name, field.annotation) for name, field in RunConfig.model_fields.items() if _is_group(field)]  # type: ignore[misc]
+    for prefix, model in models:
+        title, about = (prefix, (model.__doc__ or "").splitlines()[0]) if prefix else ("top level", "")
+        lines += [f"## {title}", "", *([about, ""] if about else []), *_header("key", "type", "default", "what it is")]
+        for name, field in model.model_fields.items():
+            if _is_group(field):
+                continue
+            key = f"{prefix}.{name}" if prefix else name
+            lines.append(_row(f"`{key}`", _type_of(field), _default_of(field), field.description or ""))
+        lines.append("")
+    return lines
+
+
+def _is_group(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _type_of(field: FieldInfo) -> str:
+    limits = [limit for item in field.metadata if (limit := _limit(item))]
+    name = _name_of(field.annotation)
+    return name + (f", {' and '.join(limits)}" if limits else "")
+
+
+def _limit(item: Any) -> str:
+    for attribute, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+        value = getattr(item, attribute, None)
+        if value is not None:
+            return f"{word} {value:g}" if value < 2**31 else f"{word} 2^32"
+    return ""
+
+
+def _name_of(annotation: Any) -> str:
+    plain = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): ""}
+    if annotation in plain:
+        return plain[annotation]
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{member}`" for member in members)
+    if origin is Annotated:
+        limits = [limit for item in members[1:] for limit in _limits_of(item)]
+        return _name_of(members[0]) + (f" ({' and '.join(limits)})" if limits else "")
+    if origin in (Union, UnionType):
+        return " or ".join(name for member in members if (name := _name_of(member)))
+    if origin is list:
+        return f"list of {_name_of(members[0])}s"
+    if origin is dict:
+        return "names and values"
+    raise TypeError(f"no words for the type {annotation!r}")
+
+
+def _limits_of(item: Any) -> list[str]:
+    inner = item.metadata if isinstance(item, FieldInfo) else [item]
+    return [limit for one in inner if (limit := _limit(one))]
+
+
+def _default_of(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == {}:
+        return "-"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def backbones() -> list[str]:
+    """The families that can be given prompts."""
+    from ptuning.backbones.families import FAMILIES, POSITION_NOTES
+
+    lines = [
+        "What `ptuning.load_backbone`, `ptuning.attach` and `--backbone` take: checkpoints whose `config.json` names one",
+        "of these model types. Others are refused by name. Of T5-like models the encoder is used.",
+        "",
+        *_header("model type", "attention", "positions", "`positions: shifted`", "gradient checkpointing"),
+    ]
+    for family in sorted(FAMILIES.values(), key=lambda family: family.model_type):
+        lines.append(
+            _row(
+                f"`{family.model_type}`" + (" (encoder)" if family.is_encoder_of_seq2seq else ""),
+                _attention_of(family),
+                POSITION_NOTES[family.positions],
+                _yes(family.takes_shifted_positions),
+                _yes(family.gradient_checkpointing),
+            )
+        )
+    lines += [
+        "",
+        "The default is sdpa. Tests compare sdpa and eager with a plain reference in every family, on the CPU. flex has a",
+        "test that needs CUDA; of flash only the mask is tested. Flash is refused where layers have local attention",
+        "(ModernBERT), and flex where scores have a relative position bias (T5).",
+    ]
+    return lines
+
+
+def _attention_of(family: Any) -> str:
+    plain = family.native_forward is not None or family.positions == "relative"
+    return "sdpa, eager" if plain else "sdpa, eager, flash, flex"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def tasks() -> list[str]:
+    """Kinds of task and presets."""
+    from ptuning.data.columns import KIND_ROLES
+    from ptuning.tasks import KINDS, PRESETS, get_kind
+
+    lines = ["What `--task` takes: a kind, with data of your own, or a preset.", "", "## Presets", ""]
+    lines += _header("preset", "kind", "metric", "what it is")
+    lines += [_row(f"`{t.name}`", f"`{t.kind}`", t.metric or "-", t.description) for t in PRESETS.values()]
+    lines += ["", "## Kinds", ""]
+    options: dict[str, dict[str, Any]] = {
+        "classification": {"label_names": ("no", "yes")},
+        "token_classification": {"label_names": ("O", "B-X")},
+    }
+    for name, what in KINDS.items():
+        kind: Any = get_kind(name)(**options.get(name, {}))
+        lines += [
+            f"### `{name}`",
+            "",
+            f"{what[0].upper()}{what[1:]}.",
+            "",
+            f"- roles of columns: {', '.join(f'`{role}`' for role in KIND_ROLES[name])}",
+            f"- metrics that can pick the best epoch: {', '.join(f'`{m}`' for m in kind.metric_names)} "
+            f"(default `{kind.default_metric}`)",
+            f"- tokens a sequence by default: {kind.max_length_default}",
+            "",
+            "```text",
+            *_about(type(kind)),
+            "```",
+            "",
+        ]
+    return lines
+
+
+def _about(kind: type) -> list[str]:
+    """The class's docstring without its arguments."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    return text.split("\nArgs:")[0].rstrip().splitlines()
+
+
+def errors() -> list[str]:
+    """Wrong inputs, tried."""
+    import wrong_inputs
+
+    lines = [
+        "Each of these was tried. `DIR` stands for the directory at hand, `SHA` for the beginning of a digest. The last",
+        "column is the command's exit status. `tests/test_wrong_inputs.py` pins every message to this page.",
+        "",
+    ]
+    for group in dict.fromkeys(case.group for case in wrong_inputs.CASES):
+        lines += [f"## {group[0].upper()}{group[1:]}", "", *_header("wrong", "error", "message", "exit")]
+        for case in wrong_inputs.CASES:
+            if case.group == group:
+                lines.append(wrong_inputs.table_row(case, wrong_inputs.run_case(case)))
+        lines.append("")
+    return lines
+
+
+def _header(*names: str) -> list[str]:
+    return [_row(*names), _row(*["---"] * len(names))]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
