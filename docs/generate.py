@@ -167,8 +167,8 @@ def backbones() -> list[str]:
     from ptuning.backbones.families import FAMILIES, POSITION_NOTES
 
     lines = [
-        "What `ptuning.load_backbone`, `ptuning.attach` and `--backbone` take: checkpoints whose `config.json` names one",
-        "of these model types. Others are refused by name. Of T5-like models the encoder is used.",
+        "What `ptuning.load_backbone`, `ptuning.attach` and `--backbone` take: checkpoints whose `config.json` names",
+        "one of these model types. Others are refused by name. Of T5-like models the encoder is used.",
         "",
         *_header("model type", "attention", "positions", "`positions: shifted`", "gradient checkpointing"),
     ]
@@ -184,9 +184,9 @@ def backbones() -> list[str]:
         )
     lines += [
         "",
-        "The default is sdpa. Tests compare sdpa and eager with a plain reference in every family, on the CPU. flex has a",
-        "test that needs CUDA; of flash only the mask is tested. Flash is refused where layers have local attention",
-        "(ModernBERT), and flex where scores have a relative position bias (T5).",
+        "The default is sdpa. Tests compare sdpa and eager with a plain reference in every family, on the CPU. flex",
+        "has a test that needs CUDA; of flash only the mask is tested. Flash is refused where layers have local",
+        "attention (ModernBERT), and flex where scores have a relative position bias (T5).",
     ]
     return lines
 
@@ -244,8 +244,8 @@ def errors() -> list[str]:
     import wrong_inputs
 
     lines = [
-        "Each of these was tried. `DIR` stands for the directory at hand, `SHA` for the beginning of a digest. The last",
-        "column is the command's exit status. `tests/test_wrong_inputs.py` pins every message to this page.",
+        "Each of these was tried. `DIR` stands for the directory at hand, `SHA` for the beginning of a digest. The",
+        "last column is the command's exit status. `tests/test_wrong_inputs.py` pins every message to this page.",
         "",
     ]
     for group in dict.fromkeys(case.group for case in wrong_inputs.CASES):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ptuning.checkpoint import SavedPrompt, read_prompt
     from ptuning.config import RunConfig, load_config
     from ptuning.errors import PtuningError
+    from ptuning.evaluation import evaluate
     from ptuning.predictor import Predictor, load
     from ptuning.prompts import DeepPrompts, PromptBank
     from ptuning.sharing import from_hub, push_to_hub
@@ -35,6 +36,7 @@ _HOMES = {
     "RunConfig": "ptuning.config",
     "SavedPrompt": "ptuning.checkpoint",
     "attach": "ptuning.attachment",
+    "evaluate": "ptuning.evaluation",
     "from_hub": "ptuning.sharing",
     "load": "ptuning.predictor",
     "load_backbone": "ptuning.backbones.loading",
@@ -55,6 +57,7 @@ __all__ = [
     "SavedPrompt",
     "__version__",
     "attach",
+    "evaluate",
     "from_hub",
     "load",
     "load_backbone",
