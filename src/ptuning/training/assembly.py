@@ -35,6 +35,11 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) ->
     asked = config.data.max_length
     if limit is None:
         return asked or kind.max_length_default
+    if limit - shift < 3:
+        raise ConfigError(
+            f"prompts.prompt_length is {shift} with `positions: shifted`, which leaves {limit - shift} of the {limit} "
+            f"positions of {backbone.name} for tokens. Use shorter prompts or `positions: unshifted`."
+        )
     if asked is not None and asked + shift > limit:
         raise ConfigError(
             f"data.max_length is {asked}"
@@ -42,13 +47,7 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) ->
             + f", but {backbone.name} has {limit} positions. Set data.max_length to at most {limit - shift}"
             + (", or prompts.positions to unshifted." if shift else ".")
         )
-    fitting = min(asked or kind.max_length_default, limit - shift)
-    if fitting < 3:
-        raise ConfigError(
-            f"prompts.prompt_length is {shift} with `positions: shifted`, which leaves {limit - shift} of the {limit} "
-            f"positions of {backbone.name} for tokens. Use shorter prompts or `positions: unshifted`."
-        )
-    return fitting
+    return min(asked or kind.max_length_default, limit - shift)
 
 
 def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, examples: Sequence[Example]) -> PromptedModel:
