@@ -60,6 +60,7 @@ class Predictor:
         self.backbone = backbone
         self.tasks = list(tasks)
         self._model = model
+        self._is_closed = False
 
     def predict(
         self,
@@ -80,7 +81,7 @@ class Predictor:
             One prediction a row, in order; its keys depend on the kind of task.
 
         Raises:
-            PromptError: `tasks` is missing, of the wrong length, or names a task that is not loaded.
+            PromptError: `tasks` is missing, of the wrong length, or names a task that is not there; or all were closed.
             DataError: a row lacks what its task needs.
         """
         indices = self._indices(tasks, len(rows))
@@ -101,10 +102,14 @@ class Predictor:
 
     def close(self) -> None:
         """Takes the prompts off the backbone, which is then bit for bit what it was."""
-        self._model.detach()
+        if not self._is_closed:
+            self._is_closed = True
+            self._model.detach()
 
     def _answer(self, rows: Mapping[int, Sequence[Row]], batch_tokens: int) -> dict[int, list[Prediction]]:
         """Task index -> rows, to task index -> predictions, all tasks in the same batches."""
+        if self._is_closed:
+            raise PromptError("the tasks were closed, so their prompts are off the backbone. Load them again.")
         tokenizer = self.backbone.tokenizer
         examples = {
             index: self.tasks[index].kind.encode(own, tokenizer, self.tasks[index].max_length, training=False)

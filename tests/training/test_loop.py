@@ -179,7 +179,7 @@ def test_the_last_part_of_an_epoch_is_weighed_by_its_own_batches(
     monkeypatch.setattr(kind, "loss", lambda kind, logits, batch: logits.sum() * 0 + 1)
 
     def spy(loss: torch.Tensor) -> None:
-        weights.append(float(loss))
+        weights.append(loss.detach().item())
         backward(loss)
 
     monkeypatch.setattr(accelerator, "backward", spy)
