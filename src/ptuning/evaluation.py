@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptuning.backbones.loading import Backbone
-from ptuning.checkpoint import read_prompt, save_prompt
+from ptuning.checkpoint import find_prompt, read_prompt, save_prompt
 from ptuning.config import RunConfig, load_config
 from ptuning.data.rows import Row
 from ptuning.data.sources import Split, load_data, source_directory
@@ -95,7 +95,8 @@ def _labelled_rows(
     loaded = load_data(
         source_directory(str(source)),
         kind=task.kind.name,
-        columns=task.columns or None,
+        # Ids say nothing of a task, and other data may have none.
+        columns={role: column for role, column in task.columns.items() if role != "id"} or None,
         labels=getattr(task.kind, "label_names", None),
         splits=[split],
         **held_out,  # type: ignore[arg-type]
@@ -131,6 +132,4 @@ def _again(predictor: Predictor, task: LoadedTask, kind: TaskKind, rows: Sequenc
 
 def _keep(directory: str | Path, kind: TaskKind) -> None:
     saved = read_prompt(directory)
-    from ptuning.checkpoint import find_prompt
-
     save_prompt(find_prompt(directory), replace(saved, task={**(saved.task or {}), **kind.to_dict()}))

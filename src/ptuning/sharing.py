@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ptuning.checkpoint import CONFIG_FILE, TENSORS_FILE, find_prompt, read_prompt
 from ptuning.errors import CheckpointError
 
 FILES = (CONFIG_FILE, TENSORS_FILE, "README.md")
+
+# The hub's own errors, and under them those of the HTTP library that it uses (httpx, or what came after it).
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+_ERRORS: tuple[type[Exception], ...] = (HFValidationError, _HTTP_ERROR, OSError)
 
 
 def push_to_hub(
@@ -48,10 +52,10 @@ def push_to_hub(
             revision=revision,
             commit_message="Upload a prompt",
         )
-    except (HfHubHTTPError, HFValidationError) as error:
+    except _ERRORS as error:
         raise CheckpointError(
             f"the hub did not take {path} as {repository!r}: {_first_line(error)}. Expected a name such as "
-            "owner/name and a token that may write to it; log in with `hf auth login`."
+            "owner/name, a token that may write to it, and a network; log in with `hf auth login`."
         ) from error
     return str(commit.commit_url)
 
@@ -72,7 +76,7 @@ def from_hub(repository: str, *, revision: str | None = None, token: str | None 
     """
     try:
         directory = snapshot_download(repository, revision=revision, token=token, allow_patterns=list(FILES))
-    except (HfHubHTTPError, HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+    except _ERRORS as error:
         raise CheckpointError(
             f"the prompt {repository!r} could not be fetched from the hub: {_first_line(error)}. Check the name, the "
             "revision and the network, and log in with `hf auth login` where it is private."
