@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 
 def main() -> None:
     """Runs the command line and exits."""
@@ -18,9 +20,11 @@ def main() -> None:
     except PtuningError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        print("stopped. A training run goes on with --resume.", file=sys.stderr)
-        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("stopped. A training run goes on with --resume.", file=sys.stderr)
+            sys.exit(1)
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout went away, as `| head` does
         sys.exit(1)
