@@ -21,6 +21,7 @@ from ptuning.backbones.families import find_trunk, position_limit
 from ptuning.backbones.forward import Block
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
 from ptuning.backbones.routing import Route, RoutedPrompts
+from ptuning.checkpoint import SavedPrompt, save_prompt
 from ptuning.errors import BackboneError, ConfigError, PromptError
 from ptuning.prompts import DeepPrompts, GivenPrompts, Positions, PromptBank, resolve_layers
 
@@ -50,7 +51,7 @@ class Attached:
             for parameter in self._frozen:
                 parameter.requires_grad_(False)
         if module is not None:
-            model.add_module(_MODULE_NAME, module)
+            model.add_module(_MODULE_NAME, module.train(model.training))
 
     @property
     def attention_modules(self) -> list[nn.Module]:
@@ -117,8 +118,6 @@ class Attached:
             directory: made if missing. Its files are replaced as one.
             entry: which entry of the bank.
         """
-        from ptuning.checkpoint import SavedPrompt, save_prompt
-
         trunk, family = self._route.trunk, self._route.family
         description = describe_trunk(trunk, family)
         prompts, placed = cast(Any, self.bank.prompts[entry])().detach().float(), self.bank.entries[entry]

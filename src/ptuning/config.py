@@ -101,7 +101,7 @@ class TrainingConfig(_Settings):
     epochs: Int = Field(10, ge=1, description="passes over the training data")
     max_steps: Int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     learning_rate: Float = Field(1e-2, gt=0.0, description="of the prompts")
-    head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate / 10")
+    head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate")
     schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
         "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"
     )

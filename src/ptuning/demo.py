@@ -42,18 +42,18 @@ TASKS = (
     DemoTask(
         "helpdesk/tickets",
         floor=0.85,
-        settings={"training.epochs": 8, "training.batch_size": 16},
+        settings={"training.epochs": 5, "training.batch_size": 16},
     ),
     DemoTask(
         "helpdesk/entities",
         floor=0.70,
-        settings={"training.epochs": 12, "training.batch_size": 16},
+        settings={"training.epochs": 6, "training.batch_size": 16},
     ),
     DemoTask(
         "helpdesk/questions",
         floor=0.45,
         times_probe=2.0,
-        settings={"training.epochs": 4, "training.batch_size": 8},
+        settings={"training.epochs": 3, "training.batch_size": 8, "training.learning_rate": 2e-2},
     ),
 )
 

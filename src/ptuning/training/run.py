@@ -225,7 +225,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
         "data": {"max_length": prepared.max_length},
         "head": {"pooling": config.head.pooling or backbone.pooling},
         "training": {
-            "head_learning_rate": training.learning_rate / 10 if rate is None else rate,
+            "head_learning_rate": training.learning_rate if rate is None else rate,
             "precision": "bf16" if bf16 else "fp32",
             "metric": metric,
         },
