@@ -5,9 +5,10 @@
 
 Trains a run as `ptuning train` would (same options, same defaults), fits the probe on the same rows, and scores both on
 the same validation rows. The probe is run to convergence; where the head pools, [CLS] and mean are both fitted and both
-are printed. A run that is finished in `--output` is not trained again. Metrics are fractions in [0, 1] (correlations in
-[-1, 1]); seconds are wall-clock. One run, one seed: repeat with `--set training.seed=...` for more. The last line is
-one JSON object.
+are printed. A run that is there already goes on, or is done; its settings must be these.
+
+Metrics are fractions in [0, 1] (correlations in [-1, 1]); seconds are wall-clock. One run, one seed: repeat with
+`--set training.seed=...` for more. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import ptuning
@@ -44,11 +44,9 @@ def main() -> None:
     seconds = {name: (time.monotonic() - started) / len(scores) for name in scores}
 
     directory = output_directory(config)
-    if not _is_finished(directory):
-        ptuning.train(config, overwrite=True, backbone=backbone, report=Terminal())
-    saved = ptuning.read_prompt(directory)
-    scores["prompts"] = saved.metrics[metric]
-    seconds["prompts"] = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+    is_there = (directory / "config.yaml").is_file()
+    result = ptuning.train(config, resume=is_there, backbone=backbone, report=Terminal())
+    scores["prompts"], seconds["prompts"] = result.metrics[metric], result.seconds
     majority = prepared.kind.majority_score(rows, metric)
     if majority is not None:
         scores["most frequent answer"] = majority
@@ -83,11 +81,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", help="directory of the run; default: runs/<task>-<data>")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of the run")
     return parser.parse_args()
-
-
-def _is_finished(directory: Path) -> bool:
-    state = directory / "checkpoints" / "last" / "state.json"
-    return state.is_file() and bool(json.loads(state.read_text())["finished"])
 
 
 if __name__ == "__main__":

@@ -96,14 +96,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _batch(arguments: argparse.Namespace) -> dict[str, Tensor]:
-    """Random tokens, lengths and labels; ids from 1000 on are words, not special tokens."""
+    """Random tokens, lengths and labels. The upper half of a vocabulary holds words, and no padding token."""
+    vocab_size = load_backbone(arguments.backbone).description.vocab_size
     generator = torch.Generator().manual_seed(0)
     shape = (arguments.batch_size, arguments.seq_len)
     shortest = arguments.seq_len // 2 if arguments.ragged else arguments.seq_len
     lengths = torch.randint(shortest, arguments.seq_len + 1, (arguments.batch_size,), generator=generator)
     lengths[0] = arguments.seq_len
     batch = {
-        "input_ids": torch.randint(1000, 20000, shape, generator=generator),
+        "input_ids": torch.randint(vocab_size // 2, vocab_size, shape, generator=generator),
         "attention_mask": (torch.arange(arguments.seq_len) < lengths.unsqueeze(1)).long(),
         "labels": torch.randint(NUM_CLASSES, (arguments.batch_size,), generator=generator),
     }

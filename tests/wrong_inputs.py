@@ -352,7 +352,7 @@ def _(directory: Path) -> object:
 
 @_case("config", "the pooler of a checkpoint without one")
 def _(directory: Path) -> object:
-    return _train(directory, {"head.pooling": "pooler", "backbone": str(_backbone("headless"))})
+    return _train(directory, {"head.pooling": "pooler", "backbone": str(tiny_backbone("headless"))})
 
 
 @_case("config", "a kind of task without data")
@@ -390,7 +390,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @functools.cache
-def _backbone(variant: str = "backbone") -> Path:
+def tiny_backbone(variant: str = "backbone") -> Path:
     """A tiny random BERT with a tokenizer, in hub layout."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -408,7 +408,7 @@ def _backbone(variant: str = "backbone") -> Path:
 
 
 def _copied_backbone(directory: Path) -> Path:
-    return Path(shutil.copytree(_backbone(), directory / "backbone"))
+    return Path(shutil.copytree(tiny_backbone(), directory / "backbone"))
 
 
 @_case("backbone", "a name that is not there")
@@ -560,7 +560,7 @@ def _(directory: Path) -> object:
 def _settings(directory: Path, changes: dict[str, Any]) -> Any:
     settings = {
         "task": "classification",
-        "backbone": str(_backbone()),
+        "backbone": str(tiny_backbone()),
         "data.path": str(_root() / "shared" / "data"),
         "output": str(directory / "run"),
         "prompts.prompt_length": 3,
@@ -662,14 +662,14 @@ def _(directory: Path) -> object:
 def _(directory: Path) -> object:
     import ptuning
 
-    return ptuning.load(_run(), backbone=_backbone("deeper"))
+    return ptuning.load(_run(), backbone=tiny_backbone("deeper"))
 
 
 @_case("saved prompt", "the same sizes, other weights")
 def _(directory: Path) -> object:
     import ptuning
 
-    return ptuning.load(_run(), backbone=_backbone("retrained"))
+    return ptuning.load(_run(), backbone=tiny_backbone("retrained"))
 
 
 @_case("saved prompt", "prompts without a task")
@@ -677,7 +677,7 @@ def _(directory: Path) -> object:
     import ptuning
 
     ptuning.attach(_tiny_bert(), _prompts()).save(directory / "prompt")
-    return ptuning.load(directory / "prompt", backbone=_backbone())
+    return ptuning.load(directory / "prompt", backbone=tiny_backbone())
 
 
 @_case("saved prompt", "a row without the task's column")
@@ -753,7 +753,7 @@ def _(directory: Path) -> object:
 
 @_case("command", "--resume with other settings")
 def _(directory: Path) -> object:
-    return _train(directory, {"output": str(_run()), "training.learning_rate": 0.5}, resume=True)
+    return _train(directory, {"output": str(_run()), "training.weight_decay": 0.5}, resume=True)
 
 
 @_case("command", "rows without labels to evaluate on")
