@@ -131,9 +131,3 @@ def test_file_list_matches_the_tree() -> None:
             path.name for path in (ROOT / directory).glob("*.py")
         }
     assert "tests/" in rest and "docs/" in rest
-
-
-def test_public_names_are_sorted_and_there() -> None:
-    assert ptuning.__all__ == sorted(ptuning.__all__)
-    for name in ptuning.__all__:
-        assert getattr(ptuning, name) is not None
