@@ -2,7 +2,8 @@
 
 Near-duplicates are measured as the Jaccard overlap of 5-grams of characters, lower case. The largest that were measured
 when this was written: tickets 0.28 across the splits and 0.21 inside one, sentences 0.19 and 0.27, articles 0.14, and
-questions on one article 0.34. A sentence of ten words with one name exchanged has 0.58 to 0.71, one with two numbers exchanged 0.56.
+questions on one article 0.34. A sentence of ten words with one name exchanged has 0.58 to 0.71, one with a number and
+a day exchanged 0.56.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 from transformers.utils import logging as transformers_logging
 
@@ -29,6 +30,7 @@ def ptuning(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """Runs the command in this process: `ptuning("info", directory)`; stdin from `stdin=`."""
     own = logging.getLogger("ptuning")
     handlers, propagate = own.handlers, own.propagate
+    of_hub = huggingface_hub.logging.get_verbosity()
     verbosity, of_datasets = transformers_logging.get_verbosity(), datasets.logging.get_verbosity()
 
     def run(*arguments: Any, stdin: str = "") -> Result:
@@ -46,6 +48,7 @@ def ptuning(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     transformers_logging.enable_progress_bar()
     datasets.logging.set_verbosity(of_datasets)
     datasets.enable_progress_bars()
+    huggingface_hub.logging.set_verbosity(of_hub)
 
 
 @pytest.fixture(scope="session")

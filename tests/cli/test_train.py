@@ -151,7 +151,7 @@ def test_what_fails_is_one_line_and_1(ptuning: Ptuning, short: list[str], tmp_pa
     result = ptuning("train", *short, "--data", tmp_path / "nowhere", "--output", tmp_path / "run")
     assert (result.status, result.out) == (1, "")
     assert result.err.startswith("error: ") and result.err.count("\n") == 1
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_config_that_is_kept_is_complete(ptuning: Ptuning, short: list[str], tmp_path: Path) -> None:

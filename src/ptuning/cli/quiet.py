@@ -7,14 +7,16 @@ import sys
 
 
 def quiet_libraries() -> None:
-    """Turns off transformers' and datasets' progress bars and notes; our own warnings go to stderr."""
+    """Turns off the progress bars and notes of transformers, datasets and the hub; our own warnings go to stderr."""
     import datasets
+    import huggingface_hub
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     own = logging.getLogger("ptuning")

@@ -358,12 +358,13 @@ def count_parameters(model: PromptedModel, backbone: Backbone) -> dict[str, int]
 
 @contextmanager
 def _claimed(directory: Path) -> Iterator[None]:
-    """Keeps a second process out of a run's directory.
+    """Makes a run's directory and keeps a second process out of it; one that is still empty at the end goes again.
 
     Raises:
         ConfigError: another process is training there, or the directory cannot be made.
     """
     lock = FileLock(directory.parent / f".{directory.name}.lock")
+    was_there = directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -378,6 +379,8 @@ def _claimed(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not was_there and not any(directory.iterdir()):
+            directory.rmdir()
         lock.release()
 
 
