@@ -176,7 +176,7 @@ def backbones() -> list[str]:
         lines.append(
             _row(
                 f"`{family.model_type}`" + (" (encoder)" if family.is_encoder_of_seq2seq else ""),
-                _attention_of(family),
+                ", ".join(family.attention),
                 POSITION_NOTES[family.positions],
                 _yes(family.takes_shifted_positions),
                 _yes(family.gradient_checkpointing),
@@ -189,11 +189,6 @@ def backbones() -> list[str]:
         "attention (ModernBERT), and flex where scores have a relative position bias (T5).",
     ]
     return lines
-
-
-def _attention_of(family: Any) -> str:
-    plain = family.native_forward is not None or family.positions == "relative"
-    return "sdpa, eager" if plain else "sdpa, eager, flash, flex"
 
 
 def _yes(value: bool) -> str:

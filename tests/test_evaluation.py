@@ -101,8 +101,8 @@ def test_a_threshold_for_a_task_without_one_is_refused(run: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         evaluate(run, fit_threshold=True)
     assert str(caught.value) == (
-        "the prompt is for classification without unanswerable questions, which has no threshold to fit. "
-        "Leave --fit-threshold out."
+        "--fit-threshold is for question answering with unanswerable questions, and the prompt is for classification. "
+        "Leave it out."
     )
     assert (run / "prompt" / "config.json").read_bytes() == before
 

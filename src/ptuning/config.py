@@ -90,7 +90,8 @@ class HeadConfig(_Settings):
 
     kind: Literal["linear"] = Field("linear", description="a linear layer")
     pooling: Literal["cls", "mean", "last", "pooler"] | None = Field(
-        None, description="default: cls where the tokenizer has one, mean for T5, last for causal models"
+        None,
+        description="default: the checkpoint's own where it names one, else cls, or mean where there is no such token",
     )
     dropout: Float = Field(0.1, ge=0.0, lt=1.0, description="on what the head reads")
 

@@ -13,10 +13,10 @@ from ptuning.config import RunConfig, load_config
 from ptuning.data.rows import Row
 from ptuning.data.sources import Split, load_data, source_directory
 from ptuning.errors import ConfigError, DataError
-from ptuning.predictor import LoadedTask, Predictor, load
+from ptuning.predictor import LoadedTask, load
 from ptuning.tasks import TaskKind, get_task
 from ptuning.tasks.kind import Prediction
-from ptuning.tasks.question_answering import QuestionAnswering, best_threshold
+from ptuning.tasks.question_answering import QuestionAnswering, best_threshold, with_threshold
 
 CONFIG_NAME = "config.yaml"
 
@@ -69,11 +69,11 @@ def evaluate(
     try:
         task = predictor.tasks[0]
         rows, notes = _labelled_rows(directory, task, data, split)
-        kind = task.kind
+        kind: TaskKind = task.kind
         predictions = predictor.predict_rows(rows)
         if fit_threshold:
-            kind = _with_threshold(kind, predictions, rows)
-            predictions = _again(predictor, task, kind, rows)
+            kind = _with_best_threshold(kind, predictions, rows)
+            predictions = with_threshold(predictions, kind.no_answer_threshold)
             _keep(directory, kind)
         return Evaluation(split, len(rows), kind.score(predictions, rows), notes)
     finally:
@@ -116,18 +116,13 @@ def _run_config(prompt: Path) -> RunConfig | None:
     return load_config(path) if prompt.name == "prompt" and path.is_file() else None
 
 
-def _with_threshold(kind: TaskKind, predictions: Sequence[Prediction], rows: Sequence[Row]) -> QuestionAnswering:
+def _with_best_threshold(kind: TaskKind, predictions: Sequence[Prediction], rows: Sequence[Row]) -> QuestionAnswering:
     if not isinstance(kind, QuestionAnswering) or not kind.allow_no_answer:
         raise ConfigError(
-            f"the prompt is for {kind.name} without unanswerable questions, which has no threshold to fit. "
-            "Leave --fit-threshold out."
+            f"--fit-threshold is for question answering with unanswerable questions, and the prompt is for {kind.name}"
+            f"{' without them' if isinstance(kind, QuestionAnswering) else ''}. Leave it out."
         )
     return replace(kind, no_answer_threshold=best_threshold(predictions, rows))
-
-
-def _again(predictor: Predictor, task: LoadedTask, kind: TaskKind, rows: Sequence[Row]) -> list[Prediction]:
-    predictor.tasks[0] = replace(task, kind=kind)
-    return predictor.predict_rows(rows)
 
 
 def _keep(directory: str | Path, kind: TaskKind) -> None:

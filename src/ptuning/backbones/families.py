@@ -55,6 +55,13 @@ class Family:
         """Whether `positions: shifted` means anything here (rotary and relative positions refuse it)."""
         return self.positions not in ("rotary", "relative")
 
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """Base implementations of attention that prompts can go through here (flash needs its own package)."""
+        if self.native_forward is not None or self.positions == "relative":
+            return ("sdpa", "eager")  # flash and flex take no position bias
+        return ("sdpa", "eager", "flash", "flex")
+
 
 _BERT_PATH = "encoder.layer.*.attention.self"
 

@@ -16,7 +16,7 @@ def command() -> None:
     rows = [
         [
             family.model_type + (" (encoder)" if family.is_encoder_of_seq2seq else ""),
-            "sdpa, eager" if family.native_forward else "sdpa, eager, flash, flex",
+            ", ".join(family.attention),
             POSITION_NOTES[family.positions],
             "yes" if family.takes_shifted_positions else "no",
             "yes" if family.gradient_checkpointing else "no",

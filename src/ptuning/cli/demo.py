@@ -64,24 +64,23 @@ def _print_table(report: DemoReport) -> None:
     rows = []
     for task in report.tasks:
         counts = task.result.counts
-        trained = counts["prompts"] + counts["head"]
         rows.append(
             [
                 task.task.preset,
                 task.result.metric,
                 f"{task.score:.1%}",
                 f"{task.probe[1]:.1%} ({task.probe[0]})",
-                f"{trained:,}",
-                shown_share(trained, counts["backbone"]),
+                f"{counts['prompts']:,} + {counts['head']:,}",
+                shown_share(counts["prompts"], counts["backbone"]),
                 f"{task.file_bytes / 1e6:.2f} MB",
                 f"{task.result.seconds:.0f}",
             ]
         )
     description = report.backbone.description
     print_table(
-        ["task", "metric", "prompts", "linear probe", "trained", "of backbone", "file", "seconds"],
+        ["task", "metric", "score", "linear probe", "prompts + head", "share", "file", "seconds"],
         rows,
-        title=f"one frozen {report.backbone.name} ({description.num_parameters:,} parameters), three prompts",
+        title=f"one frozen {report.backbone.name} ({description.num_parameters:,} parameters); share: prompts of it",
     )
 
 

@@ -205,6 +205,22 @@ class QuestionAnswering(TaskKind):
         return all_equal([prediction["answer"] for prediction in predictions])
 
 
+def with_threshold(predictions: Sequence[Prediction], threshold: float) -> list[Prediction]:
+    """Return the predictions as they are with another `no_answer_threshold`.
+
+    Args:
+        predictions: of `QuestionAnswering.predict` with `allow_no_answer`.
+        threshold: no answer is given where `no_answer_score` is above it.
+    """
+    decided = []
+    for prediction in predictions:
+        has_spans = any(item["start"] is not None for item in prediction["n_best"])
+        is_empty = not has_spans or prediction["no_answer_score"] > threshold
+        chosen = next(item for item in prediction["n_best"] if (item["start"] is None) == is_empty)
+        decided.append({**prediction, **chosen})
+    return decided
+
+
 def best_threshold(predictions: Sequence[Prediction], rows: Sequence[Row]) -> float:
     """Return the `no_answer_threshold` with which F1 on labelled rows is highest.
 
