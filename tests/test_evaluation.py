@@ -36,22 +36,31 @@ def test_other_splits_and_other_data(run: Path, tiny_data: Callable[..., Path], 
     assert evaluate(run, data=tmp_path, split="test").num_rows == 24
 
 
+def test_train_rows_are_those_that_were_not_held_out(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(tiny_data("classification") / "train.jsonl", data)
+    train(tiny_run(tmp_path / "run", **{"data.path": str(data), "data.development_fraction": 0.25}))
+    assert evaluate(tmp_path / "run", split="train").num_rows == 18
+    assert evaluate(tmp_path / "run").num_rows == 6
+
+
 def test_a_split_that_is_not_there_is_refused(run: Path) -> None:
     with pytest.raises(DataError, match="has no test split, only train, validation"):
         evaluate(run, split="test")
 
 
 def test_rows_without_labels_are_refused(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "test.jsonl").write_text('{"text": "a red box"}\n')
-    with pytest.raises(DataError, match="there is no column 'label'. The columns are: text"):
-        evaluate(run, data=tmp_path, split="test")
-    (tmp_path / "test.jsonl").write_text('{"text": "a red box", "label": null}\n')
-    with pytest.raises(DataError) as caught:
-        evaluate(run, data=tmp_path, split="test")
-    assert str(caught.value) == (
-        f"the test rows of {tmp_path} have no labels, so there is nothing to score against. Use another --split, or "
-        "`ptuning predict`."
-    )
+    for row in ('{"text": "a red box"}', '{"text": "a red box", "label": null}'):
+        (tmp_path / "test.jsonl").write_text(f"{row}\n")
+        with pytest.raises(DataError) as caught:
+            evaluate(run, data=tmp_path, split="test")
+        assert str(caught.value) == (
+            f"the test rows of {tmp_path} have no labels, so there is nothing to score against. Use another --split, "
+            "or `ptuning predict`."
+        )
 
 
 def test_a_label_that_training_never_had_is_refused(run: Path, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def _labelled_rows(
         # Ids say nothing of a task, and other data may have none.
         columns={role: column for role, column in task.columns.items() if role != "id"} or None,
         labels=getattr(task.kind, "label_names", None),
-        splits=[split],
+        # With train comes validation, whose rows may have to be held out of it.
+        splits=[split, "validation"] if split == "train" else [split],
         **held_out,  # type: ignore[arg-type]
     )
     rows = getattr(loaded, split) or []
