@@ -1,0 +1,44 @@
+"""Where a backbone runs and in which precision it is stored: one answer for training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import torch
+
+from ptuning.errors import ConfigError
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """Returns a device that this machine has.
+
+    Args:
+        name: such as `cpu`, `cuda`, `cuda:1` or `mps`; None for the accelerator that torch finds, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"the device is {name!r}, which this machine does not have ({reason}). "
+            "Use cpu, or leave it out for the best there is."
+        ) from error
+    return device
+
+
+def find_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the dtype that a frozen backbone is stored in.
+
+    Args:
+        precision: `fp32`, `bf16`, or `auto`: bf16 on GPUs that compute it natively, else fp32.
+        device: where it runs.
+    """
+    if precision == "auto":
+        is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if is_native else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
