@@ -13,7 +13,7 @@ from ptuning.backbones.loading import load_backbone
 from ptuning.errors import TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
-from ptuning.training.loop import Evaluation, Hooks, fit, make_batches, make_optimizer
+from ptuning.training.loop import EpochReport, Hooks, fit, make_batches, make_optimizer
 from ptuning.training.reporting import Silent
 from ptuning.training.run import PreparedTask, prepare_task
 from ptuning.training.state import Progress
@@ -29,7 +29,7 @@ class Loop:
         self.optimizer = make_optimizer(model, config)
         self.progress = Progress()
         self.called: list[str] = []
-        self.evaluations: list[Evaluation] = []
+        self.evaluations: list[EpochReport] = []
         self.scores: Iterator[float] = iter([0.5] * 99)
 
     def run(self, accelerator: Any = None) -> None:
@@ -51,7 +51,7 @@ class Loop:
         self.called.append("evaluate")
         return {"accuracy": next(self.scores)}
 
-    def _record(self, evaluation: Evaluation) -> None:
+    def _record(self, evaluation: EpochReport) -> None:
         self.called.append("record")
         self.evaluations.append(evaluation)
 
@@ -214,3 +214,33 @@ def test_a_loss_that_is_no_number_is_noticed_before_the_next_checkpoint(
     with pytest.raises(TrainingError, match="by step 1 "):
         run.run()
     assert run.called == []
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_gradient_that_is_no_number_on_an_epochs_last_step_is_noticed_before_the_evaluation(
+    step: int, number: float, loop: Callable[..., Loop]
+) -> None:
+    """The loss is finite, and no further step would show what became of the prompts."""
+    run = loop()
+    parameter = next(iter(trained_parameters(run.model).values()))
+    seen = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return gradient * number if len(seen) == step else gradient
+
+    parameter.register_hook(spoil)
+    with pytest.raises(TrainingError, match=rf"the norm of the gradients became (nan|inf) by step {step} "):
+        run.run()
+    assert run.called == (["evaluate", "record", "checkpoint 1.0 step 3"] if step == 6 else [])
+
+
+def test_losses_and_norms_are_read_together(loop: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading waits for the device: once an epoch of three steps here."""
+    run = loop()
+    reads = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(tensor.shape) or tolist(tensor))
+    run.run()
+    assert [tuple(shape) for shape in reads if tuple(shape) == (6,)] == [(6,), (6,)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ptuning.training.reporting import Silent, Terminal
@@ -25,6 +27,21 @@ def test_terminal_writes_notes_warnings_and_evaluations_to_stderr_one_line_each(
         "tickets: epoch 2, loss 0.2500, validation accuracy 0.8750 (best so far)",
         "tickets: epoch 3, loss 0.1250, validation accuracy 0.7500",
     ]
+
+
+def test_the_bar_shows_the_last_loss_and_metric(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    report = Terminal("tickets")
+    report.start(100, 0)
+    report.step(10, 0.5)
+    report.evaluated(1, 0.5, {"accuracy": 0.875, "f1": 0.8}, "accuracy", True)
+    report.step(20, 0.25)
+    report.stop()
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert re.search(r"20/100 loss 0\.250 validation accuracy 0\.875", shown)
 
 
 def test_silent_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

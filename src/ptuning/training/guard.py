@@ -10,17 +10,23 @@ from ptuning.config import RunConfig
 from ptuning.errors import TrainingError
 
 
-def check_loss(loss: float, config: RunConfig, step: int) -> None:
-    """Stops at a loss that is not a number.
+def check_finite(what: str, value: float, config: RunConfig, step: int) -> None:
+    """Stops at a loss or gradient that is not a number.
+
+    Args:
+        what: is looked at.
+        value: that it has.
+        config: of the run.
+        step: optimizer steps done.
 
     Raises:
-        TrainingError: the loss is infinite or not a number.
+        TrainingError: the value is infinite or not a number.
     """
-    if math.isfinite(loss):
+    if math.isfinite(value):
         return
     training = config.training
     raise TrainingError(
-        f"the loss became {loss} by step {step} (learning_rate {training.learning_rate:g}, precision "
+        f"{what} became {value} by step {step} (learning_rate {training.learning_rate:g}, precision "
         f"{training.precision}), expected a finite number. Lower training.learning_rate to "
         f"{training.learning_rate / 5:g}, or set training.precision to fp32, and start again with --overwrite. "
         "The saved prompt, if there is one yet, is from before."

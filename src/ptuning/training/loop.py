@@ -22,16 +22,16 @@ from ptuning.data.batching import Example, LengthBatches, collate
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel, is_head_parameter, trained_parameters
 from ptuning.tasks import TaskKind
-from ptuning.training.guard import check_loss
+from ptuning.training.guard import check_finite
 from ptuning.training.reporting import Reporter
 from ptuning.training.schedule import schedule_factor
 from ptuning.training.state import Progress
 
-_LOSSES_AT_ONCE = 10  # reading a loss waits for the device
+_LOSSES_AT_ONCE = 10  # reading them waits for the device
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EpochReport:
     """One look at the validation rows.
 
     Attributes:
@@ -62,7 +62,7 @@ class Hooks:
     """
 
     evaluate: Callable[[], dict[str, float]]
-    record: Callable[[Evaluation], None]
+    record: Callable[[EpochReport], None]
     checkpoint: Callable[[Progress], None]
 
 
@@ -119,7 +119,7 @@ def fit(
         report: who is told.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: a loss or a gradient is not finite.
     """
     training = config.training
     batches = make_batches(config, examples)
@@ -137,7 +137,8 @@ def fit(
     model.train()
     while not progress.finished:
         order = batches.batches(progress.epoch)
-        losses: list[Tensor] = []  # not read yet
+        losses: list[Tensor] = []  # not read yet, as the norms
+        norms: list[Tensor] = []
         while progress.batch < len(order) and progress.step < total_steps:
             group = order[progress.batch : progress.batch + training.accumulation]
             for indices in group:
@@ -146,7 +147,7 @@ def fit(
                 loss = kind.loss(logits, batch)
                 accelerator.backward(loss / len(group))
                 losses.append(loss.detach())
-            accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+            norms.append(accelerator.clip_grad_norm_(parameters, training.max_grad_norm))
             for optimized, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 optimized["lr"] = rate * factor(progress.step)
             optimizer.step()
@@ -155,12 +156,12 @@ def fit(
             progress.step += 1
             is_kept = training.checkpoint_steps is not None and progress.step % training.checkpoint_steps == 0
             if len(losses) >= _LOSSES_AT_ONCE or is_kept or progress.batch >= len(order):
-                _read(losses, progress, config)
+                _read(losses, norms, progress, config)
                 report.step(progress.step, progress.loss_sum / progress.batch)
             if is_kept and progress.batch < len(order):
                 progress.seconds = time.monotonic() - started
                 hooks.checkpoint(progress)
-        _read(losses, progress, config)
+        _read(losses, norms, progress, config)
         metrics = hooks.evaluate()
         progress.seconds = time.monotonic() - started
         is_best = progress.best_score is None or metrics[metric] > progress.best_score
@@ -173,9 +174,8 @@ def fit(
         else:
             progress.evaluations_without_gain += 1
         train_loss = progress.loss_sum / max(progress.batch, 1)
-        evaluation = Evaluation(progress.epoch + 1, progress.step, train_loss, metrics, progress.seconds, is_best)
-        hooks.record(evaluation)
-        report.evaluated(evaluation.epoch, train_loss, metrics, metric, is_best)
+        hooks.record(EpochReport(progress.epoch + 1, progress.step, train_loss, metrics, progress.seconds, is_best))
+        report.evaluated(progress.epoch + 1, train_loss, metrics, metric, is_best)
         progress.metric_lines += 1
         is_patience_over = progress.evaluations_without_gain >= (training.early_stopping or math.inf)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
@@ -183,11 +183,15 @@ def fit(
         hooks.checkpoint(progress)
 
 
-def _read(losses: list[Tensor], progress: Progress, config: RunConfig) -> None:
-    """Adds losses to the epoch's sum, in order, and makes sure that they are finite."""
+def _read(losses: list[Tensor], norms: list[Tensor], progress: Progress, config: RunConfig) -> None:
+    """Adds losses to the epoch's sum, in order, and makes sure that they and the gradients' norms are finite."""
     if not losses:
         return
-    for value in torch.stack(losses).tolist():
-        check_loss(value, config, progress.step)
-        progress.loss_sum += value
+    values = torch.stack([*losses, *norms]).tolist()  # one wait for the device
+    for loss in values[: len(losses)]:
+        check_finite("the loss", loss, config, progress.step)
+        progress.loss_sum += loss
+    for norm in values[len(losses) :]:
+        check_finite("the norm of the gradients", norm, config, progress.step)
     losses.clear()
+    norms.clear()

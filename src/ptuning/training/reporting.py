@@ -49,7 +49,7 @@ class Silent:
 
 
 class Terminal:
-    """Writes to stderr: a progress bar on a terminal, and a line for each evaluation everywhere.
+    """Writes to stderr: a progress bar with loss and metric on a terminal, and a line for each evaluation everywhere.
 
     Args:
         label: written in front of the bar.
@@ -72,12 +72,13 @@ class Terminal:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[score]}"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._progress.add_task(self._label, total=total_steps, completed=done, loss="")
+        self._progress.add_task(self._label, total=total_steps, completed=done, loss="", score="")
         self._progress.start()
 
     def step(self, step: int, loss: float) -> None:
@@ -85,6 +86,8 @@ class Terminal:
             self._progress.update(self._progress.task_ids[0], completed=step, loss=f"loss {loss:.3f}")
 
     def evaluated(self, epoch: int, loss: float, metrics: Mapping[str, float], metric: str, is_best: bool) -> None:
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], score=f"validation {metric} {metrics[metric]:.3f}")
         mark = " (best so far)" if is_best else ""
         self._console.print(
             f"{self._label}: epoch {epoch}, loss {loss:.4f}, validation {metric} {metrics[metric]:.4f}{mark}",

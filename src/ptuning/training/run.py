@@ -40,7 +40,7 @@ from ptuning.storage import recover_directory, replace_file
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
 from ptuning.training.assembly import assemble_model, fitting_max_length
 from ptuning.training.guard import collapse_advice, is_out_of_memory, out_of_memory_error
-from ptuning.training.loop import Evaluation, Hooks, fit, make_optimizer
+from ptuning.training.loop import EpochReport, Hooks, fit, make_optimizer
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.seed import seed_everything
 from ptuning.training.state import Progress, load_state, save_state
@@ -264,7 +264,7 @@ def _run(
             report.warn(collapse_advice(config, metric, metrics[metric], majority))
         return metrics
 
-    def record(evaluation: Evaluation) -> None:
+    def record(evaluation: EpochReport) -> None:
         line = {
             "epoch": evaluation.epoch,
             "step": evaluation.step,
