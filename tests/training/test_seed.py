@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 
 from ptuning.training.seed import random_state, restore_random_state, seed_everything
@@ -24,3 +25,17 @@ def test_a_restored_state_goes_on_with_the_numbers_that_would_have_come() -> Non
     seed_everything(99)
     restore_random_state(state)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_state_of_an_apple_gpu_is_kept_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu = [torch.tensor([7], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: on_gpu[-1])
+    monkeypatch.setattr(torch.mps, "set_rng_state", on_gpu.append)
+    state = random_state()
+    assert state["mps"].tolist() == [7]
+    restore_random_state(state)
+    assert on_gpu[1:] == [state["mps"]]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    restore_random_state(state)  # taken up on another machine
+    assert len(on_gpu) == 2 and "mps" not in random_state()

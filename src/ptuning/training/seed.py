@@ -19,12 +19,16 @@ def random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state |= {f"cuda.{i}": state_ for i, state_ in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `random_state` returned."""
+    """Puts back what `random_state` returned, as far as the devices are here."""
     torch.set_rng_state(state["cpu"])
-    cuda = [state[f"cuda.{i}"] for i in range(len(state) - 1)]
+    cuda = [state[f"cuda.{i}"] for i in range(sum(name.startswith("cuda.") for name in state))]
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
