@@ -154,3 +154,15 @@ def test_a_damaged_tokenizer_is_an_error(content: str, tmp_path: Path, tiny_mode
     tmp_path.joinpath("tokenizer.json").write_text(content)
     with pytest.raises(BackboneError, match="has no tokenizer that loads from .* Put the tokenizer's files"):
         _ = backbone.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "Expecting property name"), ("[1]", "it is a list, not an object"), ("\xff", "codec can't decode")],
+)
+def test_a_damaged_pooling_file_is_an_error(content: str, words: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+    backbone = load_backbone(_save(tiny_model("bert"), tmp_path))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(BackboneError, match=f"has a damaged 1_Pooling/config.json: .*{words}.* set head.pooling to"):
+        _ = backbone.pooling

@@ -93,14 +93,29 @@ class Backbone:
 
         What the checkpoint was trained with, where it says so (sentence-transformers' `1_Pooling/config.json`); else
         `cls` where the tokenizer has such a token, else `mean` (T5).
+
+        Raises:
+            BackboneError: the file that says so is damaged.
         """
         path = self._file("1_Pooling/config.json")
-        modes = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        modes = self._pooling_modes(path) if path else {}
         if modes.get("pooling_mode_mean_tokens"):
             return "mean"
         if modes.get("pooling_mode_lasttoken"):
             return "last"
         return "cls" if getattr(self.tokenizer, "cls_token_id", None) is not None else "mean"
+
+    def _pooling_modes(self, path: str) -> dict[str, Any]:
+        try:
+            modes = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(modes, dict):
+                raise ValueError(f"it is a {type(modes).__name__}, not an object")
+        except (OSError, ValueError) as error:
+            raise BackboneError(
+                f"the backbone {self.name} has a damaged 1_Pooling/config.json: {_first_line(error)}. It says how its "
+                "tokens are pooled; put it right, or set head.pooling to cls or mean."
+            ) from error
+        return modes
 
     def _file(self, name: str) -> str | None:
         """Path of one of the checkpoint's files, downloaded where it has to be, or None where there is no such file."""
