@@ -26,7 +26,7 @@ from ptuning.errors import BackboneError
 PREFIX = "ptuning_"
 BASES = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-Attention = Callable[..., tuple[Tensor, Tensor | None]]
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 # Configs that call our attention and how many attached models share each (models may share a config object).
@@ -68,7 +68,7 @@ def _prompted_name(base: str | None) -> str:
     return name
 
 
-def _prompted_attention(base: str) -> Attention:
+def _prompted_attention(base: str) -> AttentionFunction:
     widen = _widen_flash if "flash" in base else _widen_flex if "flex" in base else partial(_widen_dense, base)
 
     def attention(
@@ -85,12 +85,12 @@ def _prompted_attention(base: str) -> Attention:
     return attention
 
 
-def _base_attention(base: str, module: nn.Module) -> Attention:
+def _base_attention(base: str, module: nn.Module) -> AttentionFunction:
     if base == "eager":
         # Not in the interface: each family has its own in the file that defines its attention.
-        eager: Attention = sys.modules[type(module).__module__].eager_attention_forward
+        eager: AttentionFunction = sys.modules[type(module).__module__].eager_attention_forward
         return eager
-    found: Attention = ALL_ATTENTION_FUNCTIONS[base]
+    found: AttentionFunction = ALL_ATTENTION_FUNCTIONS[base]
     return found
 
 

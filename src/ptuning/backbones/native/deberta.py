@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.backbones.forward import PromptedForward
-from ptuning.backbones.masks import widen_bias
-from ptuning.backbones.native.fused import attend
+from ptuning.backbones.native.fused import attend, widen_visible
 
 
 def prompted_forward(
@@ -41,26 +40,13 @@ def prompted_forward(
     num_terms = 1 + len(module.pos_att_type)
     query = (query + split(module.q_bias[None, None, :])) / math.sqrt(module.attention_head_size * num_terms)
     value = value + split(module.v_bias[None, None, :])
-    num_keys = key.shape[2]
 
     scores: Tensor | None = None
     if module.relative_attention and rel_embeddings is not None and relative_pos is not None:
         relative = module.disentangled_att_bias(query, key, relative_pos, module.pos_dropout(rel_embeddings), num_terms)
         scores = relative if isinstance(relative, Tensor) else None  # (B, H, N, N)
     key, value, block = forward.insert(module, key, value)
-    visible: Tensor | None = forward.as_bool(attention_mask)
-    if block is not None:
-        visible = forward.widened_mask(
-            visible,
-            block,
-            num_queries=num_keys,
-            num_keys=num_keys,
-            is_causal=False,
-            dtype=torch.bool,
-            device=query.device,
-        )
-        scores = None if scores is None else widen_bias(scores, block.length)
-    assert visible is not None
+    visible, scores = widen_visible(forward, block, attention_mask, scores)
     # Under autocast the query is of the biases' dtype by now, and key and scores of the lower one.
     hidden = torch.finfo(key.dtype).min
     dropout = module.dropout.p if module.training else 0.0

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ptuning.backbones.forward import PromptedForward
-from ptuning.backbones.masks import widen_bias
-from ptuning.backbones.native.fused import attend, split_heads
+from ptuning.backbones.native.fused import attend, split_heads, widen_visible
 
 
 def prompted_forward(
@@ -50,19 +49,7 @@ def prompted_forward(
         if isinstance(relative, Tensor):
             scores = relative.view(batch_size, num_heads, num_keys, num_keys)
     key, value, block = forward.insert(module, key, value)
-    visible: Tensor | None = forward.as_bool(attention_mask)
-    if block is not None:
-        visible = forward.widened_mask(
-            visible,
-            block,
-            num_queries=num_keys,
-            num_keys=num_keys,
-            is_causal=False,
-            dtype=torch.bool,
-            device=query.device,
-        )
-        scores = None if scores is None else widen_bias(scores, block.length)
-    assert visible is not None
+    visible, scores = widen_visible(forward, block, attention_mask, scores)
     bias = query.new_zeros(()).expand_as(visible) if scores is None else scores
     context, weights = attend(
         query,

@@ -1,10 +1,13 @@
-"""The step that the families here share: softmax(scores) times values, fused or step by step."""
+"""The steps that families here share: softmax(scores) times values, fused or step by step, and what goes before."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ptuning.backbones.forward import Block, PromptedForward
+from ptuning.backbones.masks import widen_bias
 
 
 def attend(
@@ -47,3 +50,33 @@ def attend(
 def split_heads(states: Tensor, head_dim: int) -> Tensor:
     """(batch_size, seq_len, num_heads * head_dim) -> (batch_size, num_heads, seq_len, head_dim)."""
     return states.view(*states.shape[:-1], -1, head_dim).transpose(1, 2)
+
+
+def widen_visible(
+    forward: PromptedForward, block: Block | None, attention_mask: Tensor, scores: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Mask and relative scores of disentangled attention, with columns for a layer's virtual tokens.
+
+    Args:
+        forward: the running one.
+        block: the layer's virtual tokens, or None where it has none.
+        attention_mask: (batch_size, 1, seq_len, seq_len) of zeros and ones.
+        scores: the relative terms, (batch_size, num_heads, seq_len, seq_len), or None. Virtual tokens get zeros.
+
+    Returns:
+        Which keys each query sees, (batch_size, 1, seq_len, num_keys) bool, and the scores, as wide.
+    """
+    visible = forward.as_bool(attention_mask)
+    if block is None:
+        return visible, scores
+    widened = forward.widened_mask(
+        visible,
+        block,
+        num_queries=visible.shape[2],
+        num_keys=visible.shape[3],
+        is_causal=False,
+        dtype=torch.bool,
+        device=visible.device,
+    )
+    assert widened is not None
+    return widened, None if scores is None else widen_bias(scores, block.length)
