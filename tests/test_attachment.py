@@ -108,6 +108,22 @@ def test_prompts_that_do_not_fit_are_refused(
         ptuning.attach(tiny_model("bert"), torch.zeros(shape, dtype=dtype))
 
 
+@pytest.mark.parametrize("kind", ["tensor", "module", "mlp"])
+def test_prompts_on_another_device_are_refused(kind: str, tiny_model: TinyModel) -> None:
+    model = tiny_model("bert")
+    sizes: dict[str, Any] = {"num_prompted_layers": 3, "num_kv_heads": 4, "prompt_length": 2, "head_dim": 8}
+    prompts: Any = torch.zeros(3, 2, 4, 2, 8)
+    if kind != "tensor":
+        mlp = {"reparameterization": "mlp", "hidden_size": 8} if kind == "mlp" else {}
+        prompts = DeepPrompts(**sizes, **mlp)
+    with pytest.raises(PromptError) as caught:
+        ptuning.attach(model, prompts.to("meta"))
+    assert str(caught.value) == (
+        "the prompts are on meta, but the model is on cpu. Move one to the other before attaching: prompts.to('cpu')."
+    )
+    assert not model._forward_pre_hooks
+
+
 def test_layers_and_positions_belong_to_a_bank_where_one_is_given(tiny_model: TinyModel) -> None:
     model = tiny_model("bert")
     with pytest.raises(ConfigError, match=r"were given with a bank.*Give them to PromptBank.add"):
@@ -284,6 +300,10 @@ def test_wrong_rows_are_errors(tiny_model: TinyModel, ragged_batch: RaggedBatch)
         model(**batch)
     wrong: list[tuple[Any, str]] = [
         ([0, 1], r"rows has shape \(2,\) .* expected \(batch_size,\) = \(3,\)"),
+        (
+            [],
+            r"rows has shape \(0,\) and dtype torch.int64, expected \(batch_size,\) = \(3,\) integers. Give one entry",
+        ),
         ([[0, 1, 1]], r"rows has shape \(1, 3\)"),
         ([0.0, 1.0, 1.0], r"dtype torch.float32, expected .* integers"),
         ([True, False, True], r"dtype torch.bool"),

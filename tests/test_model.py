@@ -12,7 +12,7 @@ from ptuning.backbones.loading import Backbone
 from ptuning.backbones.recomputation import is_recomputing, start_recomputing
 from ptuning.errors import BackboneError, PromptError
 from ptuning.heads import PooledHead, TokenHead
-from ptuning.model import PromptedModel, is_head_parameter, trained_parameters
+from ptuning.model import PromptedModel, count_trained, is_head_parameter, trained_parameters
 from ptuning.prompts import DeepPrompts, PromptBank
 
 TinyModel = Callable[..., Any]
@@ -88,6 +88,46 @@ def test_trained_parameters_are_prompts_and_head_each_once(make_backbone: Callab
         "heads.1.linear.bias": (5,),
     }
     assert [is_head_parameter(name) for name in shapes] == [False, False, True, True, True, True]
+
+
+def test_trained_numbers_are_counted_for_prompts_and_head(make_backbone: Callable[..., Backbone]) -> None:
+    backbone = make_backbone()
+    model = PromptedModel(backbone, _bank(backbone, 4, 2), [PooledHead(32, 3, pooling="cls"), TokenHead(32, 5)])
+    assert count_trained(model) == {"prompts": 3 * 2 * 4 * (4 + 2) * 8, "head": 3 * 33 + 5 * 33}
+
+
+def test_with_the_mlp_it_is_the_mlp_that_is_counted(make_backbone: Callable[..., Backbone]) -> None:
+    backbone = make_backbone()
+    bank = PromptBank(3)
+    sizes = {"num_prompted_layers": 3, "num_kv_heads": 4, "prompt_length": 4, "head_dim": 8}
+    bank.add(DeepPrompts(**sizes, reparameterization="mlp", hidden_size=32, reparameterization_size=10))
+    model = PromptedModel(backbone, bank, [PooledHead(32, 3, pooling="pooler", pooler=backbone.model.pooler)])
+    outputs = 3 * 2 * 4 * 8
+    assert count_trained(model) == {"prompts": 4 * 32 + (32 + 1) * 10 + (10 + 1) * outputs, "head": 3 * 33}
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_no_gradient_runs_below_the_lowest_prompted_layer(
+    name: str, make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch
+) -> None:
+    """Neither embeddings nor hidden states below it have a graph: nothing is kept there for a backward."""
+    backbone = make_backbone(name)
+    description = backbone.description
+    bank = PromptBank(description.num_layers)
+    shape = {"num_kv_heads": description.num_kv_heads, "prompt_length": 4, "head_dim": description.head_dim}
+    bank.add(DeepPrompts(num_prompted_layers=1, **shape), layers="last:1")
+    model = PromptedModel(backbone, bank, [PooledHead(32, 3, pooling="mean")]).train()
+    *below, last = backbone.model(
+        **ragged_batch(backbone.model.config, LENGTHS), output_hidden_states=True
+    ).hidden_states
+    assert len(below) == 3 and all(states.grad_fn is None for states in below)
+    assert last.grad_fn is not None
+    saved: list[Tensor] = []
+    counted: list[int] = []  # when the last layer begins
+    model.attached.attention_modules[-1].register_forward_pre_hook(lambda *_: counted.append(len(saved)))
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        model.logits(**ragged_batch(backbone.model.config, LENGTHS)).sum().backward()
+    assert counted[-1] == 0 and saved
 
 
 def test_a_pretrained_pooler_is_not_trained(make_backbone: Callable[..., Backbone]) -> None:

@@ -16,9 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ptuning.backbones.description import describe_trunk
+from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.families import find_trunk, position_limit
-from ptuning.backbones.forward import Block
+from ptuning.backbones.forward import Blocks
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
 from ptuning.backbones.routing import Route, RoutedPrompts
 from ptuning.checkpoint import SavedPrompt, save_prompt
@@ -65,7 +65,9 @@ class Attached:
         Args:
             rows: (batch_size,) entry indexes, one for each sequence that the backbone sees.
         """
-        with self._rows.set(torch.as_tensor(rows)):
+        given = torch.as_tensor(rows)
+        # torch takes an empty list for floating point
+        with self._rows.set(given if isinstance(rows, Tensor) or given.numel() else given.long()):
             yield
 
     def detach(self) -> None:
@@ -115,8 +117,11 @@ class Attached:
         """Writes an entry's prompts, and nothing of the model, to a directory that `ptuning.read_prompt` reads.
 
         Args:
-            directory: made if missing. Its files are replaced as one.
+            directory: made if missing. A prompt that is there is replaced as one; other files are never touched.
             entry: which entry of the bank.
+
+        Raises:
+            CheckpointError: the directory holds files that are no prompt's, is the current one, or cannot be written.
         """
         trunk, family = self._route.trunk, self._route.family
         description = describe_trunk(trunk, family)
@@ -131,10 +136,7 @@ class Attached:
         if probed is not None:
             return _probe_prompts(self._route, probed, batch_size)
         gathered = self.bank(self._rows.get(), batch_size)
-        blocks = {
-            layer: Block(key, value, gathered.mask_of(layer))
-            for layer, key, value in zip(gathered.layers, gathered.keys, gathered.values, strict=True)
-        }
+        blocks = Blocks(gathered.layers, gathered.prompts, gathered.mask)
         return RoutedPrompts(blocks, gathered.shift, gathered.longest_shift)
 
 
@@ -174,13 +176,11 @@ def _probe_prompts(route: Route, layers: list[int], batch_size: int) -> RoutedPr
     """One virtual token a layer: all zeros, but ones at layer i in row i; the last row has zeros everywhere."""
     description = describe_trunk(route.trunk, route.family)
     parameter = next(route.trunk.parameters())
-    shape = (batch_size, description.num_kv_heads, 1, description.head_dim)
-    blocks = {}
-    for row, layer in enumerate(layers):
-        block = torch.zeros(shape, device=parameter.device)
-        block[row] = torch.linspace(-1.0, 1.0, description.head_dim, device=parameter.device)
-        blocks[layer] = Block(block, block, None)
-    return RoutedPrompts(blocks)
+    shape = (len(layers), 2, batch_size, description.num_kv_heads, 1, description.head_dim)
+    prompts = torch.zeros(shape, device=parameter.device)
+    for row in range(len(layers)):
+        prompts[row, :, row] = torch.linspace(-1.0, 1.0, description.head_dim, device=parameter.device)
+    return RoutedPrompts(Blocks(tuple(layers), prompts))
 
 
 def _two_tokens(trunk: nn.Module, batch_size: int, device: torch.device) -> Tensor:
@@ -254,7 +254,7 @@ def attach_bank_or_prompts(
         entry = GivenPrompts(prompts) if isinstance(prompts, Tensor) else prompts
         bank.add(entry, layers=layers, positions=positions)
         module = None if isinstance(prompts, Tensor) else prompts
-    _check_fit(bank, description.num_layers, description.num_kv_heads, description.head_dim, family.model_type)
+    _check_fit(bank, description, next(trunk.parameters()).device)
     for entry_positions in {entry.positions for entry in bank.entries}:
         check_positions(entry_positions, trunk.config, family, bank.longest_shift())
     attached = Attached(model, bank, module=module, freeze=freeze, eager=eager)
@@ -288,10 +288,11 @@ def check_positions(positions: str, config: Any, family: Any, prompt_length: int
         )
 
 
-def _check_fit(bank: PromptBank, num_layers: int, num_kv_heads: int, head_dim: int, model_type: str) -> None:
-    if bank.num_layers != num_layers:
+def _check_fit(bank: PromptBank, backbone: BackboneDescription, device: torch.device) -> None:
+    num_kv_heads, head_dim, model_type = backbone.num_kv_heads, backbone.head_dim, backbone.model_type
+    if bank.num_layers != backbone.num_layers:
         raise PromptError(
-            f"the bank is for a backbone of {bank.num_layers} layers, but this {model_type} has {num_layers}. "
+            f"the bank is for a backbone of {bank.num_layers} layers, but this {model_type} has {backbone.num_layers}. "
             "Make the bank with this backbone's number of layers."
         )
     if not len(bank):
@@ -303,4 +304,10 @@ def _check_fit(bank: PromptBank, num_layers: int, num_kv_heads: int, head_dim: i
                 f"the prompts have shape {tuple(shape)}, expected (num_prompted_layers, 2, {num_kv_heads}, "
                 f"prompt_length, {head_dim}): this {model_type} has num_kv_heads={num_kv_heads} and "
                 f"head_dim={head_dim}. Make the prompts for this backbone."
+            )
+        found = cast(Any, prompts).device
+        if found != device:
+            raise PromptError(
+                f"the prompts are on {found}, but the model is on {device}. Move one to the other before attaching: "
+                f"prompts.to({str(device)!r})."
             )

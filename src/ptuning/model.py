@@ -42,7 +42,7 @@ class PromptedModel(nn.Module):
 
     Args:
         backbone: frozen, without prompts attached.
-        bank: the prompts.
+        bank: the prompts. Moved to the backbone's device, as the heads are.
         heads: output layers, referred to by index.
         backbone_dropout: dropout inside the frozen backbone in training: as its `checkpoint` says, `off`, or a
             probability for all but the attention weights (as the official code sets it).
@@ -59,9 +59,11 @@ class PromptedModel(nn.Module):
         check: bool = True,
     ) -> None:
         super().__init__()
-        self.bank = bank  # before the backbone, where attaching registers it once more: names begin with `bank.`
-        self.heads = nn.ModuleList(heads)
-        self._before = _Settings.of(backbone.model)
+        device = next(backbone.model.parameters()).device
+        # before the backbone, where attaching registers it once more: names begin with `bank.`
+        self.bank = bank.to(device)
+        self.heads = nn.ModuleList(heads).to(device)
+        self._before = _BackboneState.of(backbone.model)
         self.attached: Attached = attach_bank_or_prompts(
             backbone.model,
             bank,
@@ -100,11 +102,7 @@ class PromptedModel(nn.Module):
         Raises:
             PromptError: `heads` has the wrong length or names a head that is not there.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        with self.attached.rows(entries) if entries is not None else nullcontext():
-            hidden_states: Tensor = self.backbone(**inputs)[0]
+        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, entries)
         if heads is None:
             rows = torch.arange(input_ids.shape[0], device=input_ids.device)
             return [HeadOutput(0, rows, self.heads[0](hidden_states, attention_mask))]
@@ -123,7 +121,23 @@ class PromptedModel(nn.Module):
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Runs a batch of one task: the logits of head 0, in its own shape."""
-        return self(input_ids, attention_mask, token_type_ids)[0].logits  # type: ignore[no-any-return]
+        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, None)
+        logits: Tensor = self.heads[0](hidden_states, attention_mask)
+        return logits
+
+    def _hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        entries: Tensor | Sequence[int] | None,
+    ) -> Tensor:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        with self.attached.rows(entries) if entries is not None else nullcontext():
+            hidden_states: Tensor = self.backbone(**inputs)[0]
+        return hidden_states
 
     def train(self, mode: bool = True) -> PromptedModel:
         """Sets the mode; a backbone whose dropout is off stays in eval mode."""
@@ -150,7 +164,7 @@ class PromptedModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _BackboneState:
     """What training changes on a backbone that others may use after it."""
 
     modes: list[bool]
@@ -158,7 +172,7 @@ class _Settings:
     is_recomputing: bool
 
     @classmethod
-    def of(cls, backbone: Any) -> _Settings:
+    def of(cls, backbone: Any) -> _BackboneState:
         dropouts = [module.p for module in backbone.modules() if isinstance(module, nn.Dropout)]
         return cls([module.training for module in backbone.modules()], dropouts, is_recomputing(backbone))
 
@@ -180,6 +194,14 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def is_head_parameter(name: str) -> bool:
     """Whether a trained parameter belongs to a head; the others belong to prompts."""
     return name.startswith("heads.")
+
+
+def count_trained(model: nn.Module) -> dict[str, int]:
+    """Returns how many numbers are trained, of `prompts` (with a reparameterization: its own) and of `head`."""
+    counts = {"prompts": 0, "head": 0}
+    for name, parameter in trained_parameters(model).items():
+        counts["head" if is_head_parameter(name) else "prompts"] += parameter.numel()
+    return counts
 
 
 # What families call the dropout of their attention weights, where it is a module.

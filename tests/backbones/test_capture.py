@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 import ptuning
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.families import FAMILIES, find_trunk
-from ptuning.prompts.initialization import from_keys_values
+from ptuning.backbones.forward import PromptedForward
 
 TinyModel = Callable[..., Any]
 RaggedBatch = Callable[..., dict[str, Tensor]]
@@ -26,7 +27,7 @@ def test_a_text_that_sees_itself_twice_is_as_it_was(
     batch = ragged_batch(model.config, (5,))  # shorter than ModernBERT's window
     keys_values = capture_keys_values(model, **batch)
     before = model(**batch)[0]
-    attached = ptuning.attach(model, from_keys_values(keys_values, layers=range(len(keys_values)), prompt_length=5))
+    attached = ptuning.attach(model, keys_values)
     torch.testing.assert_close(model(**batch)[0], before, rtol=0, atol=1e-5)
     attached.detach()
     # other numbers of the same size do change it
@@ -87,3 +88,41 @@ def test_grouped_query_heads_and_bf16(tiny_model: TinyModel, ragged_batch: Ragge
     model = tiny_model("eurobert", dtype=torch.bfloat16)
     captured = capture_keys_values(model, **ragged_batch(model.config, (3,)))
     assert captured.shape == (3, 2, 2, 3, 8) and captured.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "deberta", "t5"])
+def test_wanted_layers_and_tokens_are_those_of_the_whole(
+    name: str, tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    model = tiny_model(name)
+    batch = ragged_batch(model.config, (4, 6, 2))
+    whole = capture_keys_values(model, **batch)
+    tokens = torch.tensor([11, 4, 0, 4, 9])
+    picked = capture_keys_values(model, **batch, layers=[2, 0], tokens=tokens)
+    assert torch.equal(picked, whole[[2, 0]].index_select(3, tokens))
+
+
+def test_only_what_is_wanted_is_kept_while_the_backbone_runs(
+    tiny_model: TinyModel, ragged_batch: RaggedBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("bert")
+    kept: list[weakref.ref[Tensor]] = []
+    insert = PromptedForward.insert
+
+    def spy(forward: PromptedForward, module: torch.nn.Module, key: Tensor, value: Tensor) -> Any:
+        kept.append(weakref.ref(key))
+        return insert(forward, module, key, value)
+
+    monkeypatch.setattr(PromptedForward, "insert", spy)
+    alive: list[int] = []
+    model.encoder.layer[2].register_forward_hook(lambda *_: alive.append(sum(r() is not None for r in kept)))
+    capture_keys_values(model, **ragged_batch(model.config, (6, 6)), tokens=torch.tensor([1, 2]))
+    assert len(kept) == 3 and alive == [0]
+
+
+def test_token_types_count(tiny_model: TinyModel, ragged_batch: RaggedBatch) -> None:
+    model = tiny_model("bert")
+    batch = ragged_batch(model.config, (4, 4))
+    types = torch.tensor([[0, 0, 1, 1]] * 2)
+    plain, typed = capture_keys_values(model, **batch), capture_keys_values(model, **batch, token_type_ids=types)
+    assert torch.equal(plain[0, :, :, :2], typed[0, :, :, :2]) and not torch.equal(plain, typed)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ptuning.errors import ConfigError, PromptError
-from ptuning.prompts import DeepPrompts, GivenPrompts, PromptBank
+from ptuning.prompts import DeepPrompts, GatheredPrompts, GivenPrompts, PromptBank
+from ptuning.prompts.bank import _plan
 
 LAYERS, HEADS, DIM = 4, 2, 3
 
@@ -28,14 +29,19 @@ def _bank(*entries: tuple[int, str | Sequence[int], Any]) -> PromptBank:
     return bank
 
 
+def _prompts(gathered: GatheredPrompts) -> torch.Tensor:
+    """(L, 2, B or 1, H, P, D)."""
+    assert gathered.prompts is not None
+    return gathered.prompts
+
+
 def test_one_entry_is_shared_by_all_rows_without_a_copy() -> None:
     bank = _bank((5, "all", "unshifted"))
     gathered = bank(None, 7)
     assert gathered.layers == (0, 1, 2, 3)
-    assert all(tuple(key.shape) == (1, HEADS, 5, DIM) for key in gathered.keys)
+    assert tuple(_prompts(gathered).shape) == (LAYERS, 2, 1, HEADS, 5, DIM)
     own = bank.prompts[0]()  # type: ignore[operator]
-    assert gathered.keys[2].data_ptr() == own[2, 0].data_ptr()
-    assert gathered.values[2].data_ptr() == own[2, 1].data_ptr()
+    assert _prompts(gathered).data_ptr() == own.data_ptr()
     assert gathered.mask is None and gathered.shift is None and gathered.longest_shift == 0
 
 
@@ -43,7 +49,7 @@ def test_rows_of_one_entry_among_several_need_no_mask_either() -> None:
     bank = _bank((5, "all", "unshifted"), (2, [1], "shifted"))
     gathered = bank(torch.tensor([1, 1]), 2)
     assert gathered.layers == (1,) and gathered.mask is None
-    assert gathered.keys[0].shape[2] == 2
+    assert tuple(_prompts(gathered).shape) == (1, 2, 1, HEADS, 2, DIM)
     assert gathered.shift is not None and gathered.shift.tolist() == [2, 2] and gathered.longest_shift == 2
 
 
@@ -51,7 +57,7 @@ def test_unequal_lengths_layers_and_positions_are_padded_and_masked() -> None:
     bank = _bank((1, [0, 2], "unshifted"), (3, [2, 3], "shifted"), (0, "all", "shifted"))
     gathered = bank(torch.tensor([1, 0, 2, 1]), 4)
     assert gathered.layers == (0, 2, 3)
-    assert all(tuple(key.shape) == (4, HEADS, 3, DIM) for key in gathered.keys)
+    assert tuple(_prompts(gathered).shape) == (3, 2, 4, HEADS, 3, DIM)
     assert gathered.mask is not None and tuple(gathered.mask.shape) == (LAYERS, 4, 3)
     none, one, three = [False] * 3, [True, False, False], [True] * 3
     assert gathered.mask.tolist() == [
@@ -60,8 +66,7 @@ def test_unequal_lengths_layers_and_positions_are_padded_and_masked() -> None:
         [three, one, none, three],
         [three, none, none, three],
     ]
-    assert gathered.mask_of(2) is not None
-    for layer, key, value in zip(gathered.layers, gathered.keys, gathered.values, strict=True):
+    for layer, (key, value) in zip(gathered.layers, _prompts(gathered), strict=True):
         for row, entry in enumerate([2.0, 1.0, 3.0, 2.0]):
             real = gathered.mask[layer, row].view(1, 3, 1).expand(HEADS, 3, DIM)
             assert torch.equal(key[row], torch.where(real, entry, 0.0))
@@ -73,8 +78,8 @@ def test_unequal_lengths_layers_and_positions_are_padded_and_masked() -> None:
 def test_entries_of_one_shape_need_no_mask() -> None:
     bank = _bank((2, [0, 1], "unshifted"), (2, [0, 1], "unshifted"))
     gathered = bank(torch.tensor([0, 1]), 2)
-    assert gathered.mask is None and gathered.mask_of(0) is None
-    assert [float(key[row].mean()) for key in gathered.keys for row in (0, 1)] == [1.0, 2.0, 1.0, 2.0]
+    assert gathered.mask is None
+    assert _prompts(gathered)[:, 0].mean((-3, -2, -1)).tolist() == [[1.0, 2.0], [1.0, 2.0]]
 
 
 def test_prompts_of_length_0_are_no_prompts() -> None:
@@ -83,7 +88,7 @@ def test_prompts_of_length_0_are_no_prompts() -> None:
         (_bank((0, "all", "shifted"), (0, [1], "unshifted")), torch.tensor([0, 1])),
     ):
         gathered = bank(rows, 2)
-        assert gathered.layers == () and gathered.keys == () and gathered.mask is None and gathered.shift is None
+        assert gathered.layers == () and gathered.prompts is None and gathered.mask is None and gathered.shift is None
 
 
 def test_gradients_reach_the_entries_of_the_rows_in_use() -> None:
@@ -95,7 +100,7 @@ def test_gradients_reach_the_entries_of_the_rows_in_use() -> None:
     for module in modules:
         bank.add(module)
     gathered = bank(torch.tensor([2, 0, 2]), 3)
-    sum((key.sum() for key in gathered.keys), torch.zeros(())).backward()
+    _prompts(gathered)[:, 0].sum().backward()
     gradients = [None if m.prompts is None or m.prompts.grad is None else m.prompts.grad for m in modules]
     assert gradients[1] is None and gradients[0] is not None and gradients[2] is not None
     assert (gradients[0][:, 0] == 1).all() and (gradients[2][:, 0] == 2).all(), "one row, and two"
@@ -111,14 +116,15 @@ def test_dropout_is_drawn_for_each_row_and_in_training_only(rows: list[int] | No
             DeepPrompts(num_prompted_layers=1, num_kv_heads=4, prompt_length=50, head_dim=8, initial=ones, dropout=0.3)
         )
     gathered = bank.train()(None if rows is None else torch.tensor(rows), 6)
-    for drawn in (gathered.keys[0], gathered.values[0]):
+    key, value = _prompts(gathered)[0]
+    for drawn in (key, value):
         assert drawn.shape[0] == 6
         torch.testing.assert_close(drawn.detach().unique(), torch.tensor([0.0, 1 / 0.7]))
         assert abs(float((drawn == 0).float().mean()) - 0.3) < 0.03
         assert all(not torch.equal(drawn[0], drawn[row]) for row in range(1, 6))
-    assert not torch.equal(gathered.keys[0], gathered.values[0])
+    assert not torch.equal(key, value)
     gathered = bank.eval()(None if rows is None else torch.tensor(rows), 6)
-    assert all((key == 1).all() for key in gathered.keys)
+    assert (_prompts(gathered) == 1).all()
 
 
 def test_dropout_is_each_entrys_own() -> None:
@@ -128,7 +134,7 @@ def test_dropout_is_each_entrys_own() -> None:
         bank.add(
             DeepPrompts(num_prompted_layers=1, num_kv_heads=1, prompt_length=20, head_dim=8, initial=ones, dropout=rate)
         )
-    (key,) = bank.train()(torch.tensor([0, 1]), 2).keys
+    key = _prompts(bank.train()(torch.tensor([0, 1]), 2))[0, 0]
     assert (key[0] == 1).all() and set(key[1].unique().tolist()) == {0.0, 2.0}
 
 
@@ -161,6 +167,7 @@ def test_entries_that_do_not_fit(
     [
         (None, r"the bank has 2 entries, so each row must say which one it uses"),
         (torch.tensor([0]), r"rows has shape \(1,\) and dtype torch.int64, expected \(batch_size,\) = \(2,\) integers"),
+        (torch.tensor([], dtype=torch.long), r"rows has shape \(0,\) and dtype torch.int64, expected .* = \(2,\)"),
         (torch.tensor([[0, 1]]), r"rows has shape \(1, 2\)"),
         (torch.tensor([0.0, 1.0]), r"dtype torch.float32"),
         (torch.tensor([True, False]), r"dtype torch.bool"),
@@ -176,4 +183,29 @@ def test_wrong_rows(rows: torch.Tensor | None, words: str) -> None:
 def test_small_integer_rows_are_taken() -> None:
     bank = _bank((1, "all", "unshifted"), (2, "all", "unshifted"))
     for dtype in (torch.int32, torch.uint8):
-        assert float(bank(torch.tensor([1, 0], dtype=dtype), 2).keys[0][0].mean()) == 2.0
+        assert float(_prompts(bank(torch.tensor([1, 0], dtype=dtype), 2))[0, 0, 0].mean()) == 2.0
+
+
+def test_an_empty_batch_has_no_rows() -> None:
+    bank = _bank((1, "all", "unshifted"), (2, "all", "shifted"))
+    assert tuple(_prompts(bank(torch.tensor([], dtype=torch.long), 0)).shape) == (LAYERS, 2, 1, HEADS, 1, DIM)
+
+
+def test_what_a_set_of_entries_needs_is_made_once_and_for_training_too() -> None:
+    bank = PromptBank(LAYERS)
+    for length, layers in ((2, [0, 1]), (3, [1, 2])):
+        bank.add(
+            DeepPrompts(num_prompted_layers=2, num_kv_heads=HEADS, prompt_length=length, head_dim=DIM), layers=layers
+        )
+    rows = torch.tensor([0, 1, 0])
+    with torch.inference_mode():
+        first = bank(rows, 3)
+    _plan.cache_clear()
+    with torch.inference_mode():  # a service may be the first to ask
+        bank(rows, 3)
+    again = bank(rows.flip(0), 3)
+    assert _plan.cache_info().misses == 1
+    assert torch.equal(_prompts(again), _prompts(first)), "the same rows from both ends"
+    _prompts(again).sum().backward()
+    for module, uses in zip(bank.prompts, (2, 1), strict=True):
+        assert (module.prompts.grad == uses).all()  # type: ignore[union-attr]

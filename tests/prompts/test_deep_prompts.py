@@ -46,7 +46,7 @@ def test_initial_values_are_copied_in_fp32() -> None:
 
 def test_folding_the_reparameterization_gives_what_it_gave() -> None:
     options: dict[str, Any] = {"reparameterization": "mlp", "hidden_size": 8, "reparameterization_size": 16}
-    prompts = DeepPrompts(**SIZES, **options, init_std=0.5, generator=_seeded())
+    prompts = DeepPrompts(**SIZES, **options, generator=_seeded())
     folded = prompts.folded()
     assert torch.equal(folded, prompts()) and not folded.requires_grad
     assert torch.equal(DeepPrompts(**SIZES, initial=folded)(), prompts())
@@ -59,13 +59,13 @@ def test_folding_the_reparameterization_gives_what_it_gave() -> None:
         "mlp.outer.weight",
         "mlp.outer.bias",
     }
-    again = DeepPrompts(**SIZES, **options, init_std=0.5, generator=_seeded())
+    again = DeepPrompts(**SIZES, **options, generator=_seeded())
     assert torch.equal(again.folded(), folded)
 
 
 def test_the_mlp_is_the_original_prefix_encoder() -> None:
     """Embedding, Linear, tanh, Linear; viewed as (P, 2 * layers, heads, head_dim), row 2i key and 2i + 1 value."""
-    prompts = DeepPrompts(**SIZES, reparameterization="mlp", hidden_size=8, init_std=0.5, generator=_seeded())
+    prompts = DeepPrompts(**SIZES, reparameterization="mlp", hidden_size=8, generator=_seeded())
     mlp = prompts.mlp
     assert mlp is not None and mlp.inner.out_features == 512
     assert not mlp.inner.bias.any() and not mlp.outer.bias.any()
@@ -75,6 +75,17 @@ def test_the_mlp_is_the_original_prefix_encoder() -> None:
         for kind in range(2):
             expected = original[:, 2 * layer + kind].permute(1, 0, 2)  # (H, P, D)
             torch.testing.assert_close(prompts()[layer, kind], expected)
+
+
+@pytest.mark.parametrize("init_std", [0.02, 1.0])
+def test_the_mlp_starts_as_the_original_whatever_the_std_of_a_plain_start(init_std: float) -> None:
+    sizes = {**SIZES, "prompt_length": 100}
+    prompts = DeepPrompts(**sizes, reparameterization="mlp", hidden_size=64, init_std=init_std, generator=_seeded())
+    mlp = prompts.mlp
+    assert mlp is not None
+    for weights in (mlp.embedding, mlp.inner.weight, mlp.outer.weight):
+        assert abs(float(weights.detach().std()) / 0.02 - 1) < 0.03
+    assert not mlp.inner.bias.any() and not mlp.outer.bias.any()
 
 
 @pytest.mark.parametrize(

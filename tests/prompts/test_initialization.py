@@ -4,41 +4,53 @@ import pytest
 import torch
 
 from ptuning.errors import PromptError
-from ptuning.prompts.initialization import from_keys_values, from_saved
+from ptuning.prompts import Entry
+from ptuning.prompts.initialization import from_saved, pick_tokens
 
-# (num_layers 2, 2, heads 1, tokens 3, head_dim 1): layer and token can be read off the number
-KEYS_VALUES = torch.tensor([[[0.0, 1.0, 2.0], [0.5, 1.5, 2.5]], [[10.0, 11.0, 12.0], [10.5, 11.5, 12.5]]]).view(
-    2, 2, 1, 3, 1
-)
+SAVED = torch.zeros(2, 2, 1, 3, 1)
 
 
 def test_the_first_tokens_are_taken_in_order() -> None:
-    picked = from_keys_values(KEYS_VALUES, layers=[1], prompt_length=2)
-    assert picked.shape == (1, 2, 1, 2, 1)
-    assert picked.flatten().tolist() == [10.0, 11.0, 10.5, 11.5]
+    assert pick_tokens(3, 2).tolist() == [0, 1]
 
 
 def test_fewer_tokens_than_asked_for_are_repeated_in_order() -> None:
-    picked = from_keys_values(KEYS_VALUES, layers=[0], prompt_length=7)
-    assert picked[0, 0].flatten().tolist() == [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0]
+    assert pick_tokens(3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_random_tokens_are_drawn_without_repetition_and_stay_key_with_value() -> None:
-    picked = from_keys_values(KEYS_VALUES, layers=[0, 1], prompt_length=3, generator=torch.Generator().manual_seed(0))
-    assert sorted(picked[0, 0].flatten().tolist()) == [0.0, 1.0, 2.0]
-    assert torch.equal(picked[:, 1], picked[:, 0] + 0.5)
-    assert torch.equal(picked[1], picked[0] + 10.0)
-    again = from_keys_values(KEYS_VALUES, layers=[0, 1], prompt_length=3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(picked, again)
+def test_random_tokens_are_drawn_without_repetition() -> None:
+    picked = pick_tokens(50, 50, torch.Generator().manual_seed(0)).tolist()
+    assert sorted(picked) == list(range(50)) and picked != sorted(picked)
+    assert pick_tokens(50, 50, torch.Generator().manual_seed(0)).tolist() == picked
+    assert len(set(pick_tokens(50, 20, torch.Generator().manual_seed(0)).tolist())) == 20
 
 
 def test_no_tokens_is_an_error() -> None:
     with pytest.raises(PromptError, match="no tokens to start prompts from. Give a text"):
-        from_keys_values(KEYS_VALUES[:, :, :, :0], layers=[0], prompt_length=2)
+        pick_tokens(0, 2)
 
 
-def test_a_saved_prompt_is_used_as_it_is_or_refused() -> None:
-    assert from_saved(KEYS_VALUES, num_prompted_layers=2, prompt_length=3) is KEYS_VALUES
-    for layers, length in ((1, 3), (2, 4)):
-        with pytest.raises(PromptError, match=f"has 2 layers and prompt_length 3, expected {layers} and {length}"):
-            from_saved(KEYS_VALUES, num_prompted_layers=layers, prompt_length=length)
+def test_a_saved_prompt_is_used_as_it_is() -> None:
+    entry = Entry((0, 1), "shifted")
+    assert from_saved(SAVED, entry, wanted=entry, prompt_length=3) is SAVED
+
+
+@pytest.mark.parametrize(
+    ("layers", "positions", "prompt_length", "words"),
+    [
+        ((1, 2), "shifted", 3, "layers 1, 2, prompt_length 3 and shifted positions"),
+        ((0,), "shifted", 3, "layers 0, prompt_length 3 and shifted positions"),
+        ((0, 1), "unshifted", 3, "layers 0, 1, prompt_length 3 and unshifted positions"),
+        ((0, 1), "shifted", 4, "layers 0, 1, prompt_length 4 and shifted positions"),
+    ],
+)
+def test_a_saved_prompt_of_other_layers_positions_or_length_is_refused(
+    layers: tuple[int, ...], positions: str, prompt_length: int, words: str
+) -> None:
+    wanted = Entry(layers, positions)  # type: ignore[arg-type]
+    with pytest.raises(PromptError) as caught:
+        from_saved(SAVED, Entry((0, 1), "shifted"), wanted=wanted, prompt_length=prompt_length)
+    assert str(caught.value) == (
+        f"the saved prompt has layers 0, 1, prompt_length 3 and shifted positions, expected {words}. "
+        "Set prompts.layers, prompts.prompt_length and prompts.positions to those it has."
+    )

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from ptuning.backbones.masks import widen_bias, widen_mask
 from ptuning.errors import BackboneError, PromptError
 
+Capture = Callable[[int, Tensor, Tensor], None]
+
 _running: ContextVar[PromptedForward | None] = ContextVar("ptuning_forward", default=None)
 
 
@@ -43,6 +45,23 @@ class Block:
         return self.key.shape[2]
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The virtual tokens of all prompted layers. L is their number.
+
+    Attributes:
+        layers: the L layer numbers that have a block.
+        prompts: (L, 2, batch_size or 1, num_kv_heads, prompt_length, head_dim). Axis 1 is key, then value; size 1 for
+            the batch means the same for every row. None where there are no layers.
+        mask: (num_layers, batch_size, prompt_length) bool, True where a row has a real virtual token; None when every
+            row has all of them.
+    """
+
+    layers: tuple[int, ...] = ()
+    prompts: Tensor | None = None
+    mask: Tensor | None = None
+
+
 class PromptedForward:
     """The prompts of one forward, and what its layers share.
 
@@ -51,24 +70,25 @@ class PromptedForward:
             than one where layers share a module).
         blocks: the virtual tokens of each prompted layer.
         eager: whether attention modules of our own must compute weights step by step.
-        captured: when given, every layer's real keys and values are put here, by layer number.
+        capture: when given, called with the number, the keys and the values of every layer, without virtual tokens.
     """
 
     def __init__(
         self,
         layer_numbers: Mapping[nn.Module, tuple[int, ...]],
-        blocks: Mapping[int, Block],
+        blocks: Blocks,
         *,
         eager: bool = False,
-        captured: dict[int, tuple[Tensor, Tensor]] | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.layer_numbers = layer_numbers
         self.blocks = blocks
         self.eager = eager
-        self.captured = captured
+        self.capture = capture
         self.used: set[int] = set()
         self.previous: PromptedForward | None = None
         self._calls: dict[nn.Module, int] = {}
+        self._cast: dict[torch.dtype, dict[int, Block]] = {}
         self._shared: dict[tuple[Any, ...], tuple[tuple[Any, ...], Tensor | None]] = {}
         self._unwrapped: list[tuple[nn.Module, Any]] = []
 
@@ -140,11 +160,11 @@ class PromptedForward:
         if numbers is None:
             return key, value, None
         layer = numbers[0] if len(numbers) == 1 else numbers[self._count(module)]
-        if self.captured is not None:
-            self.captured[layer] = (key.detach(), value.detach())
-        block = self.blocks.get(layer)
-        if block is None:
+        if self.capture is not None:
+            self.capture(layer, key, value)
+        if layer not in self.blocks.layers:
             return key, value, None
+        block = self._block(layer, key.dtype)
         batch_size, num_kv_heads, _, head_dim = key.shape
         if (
             block.key.shape[0] not in (1, batch_size)
@@ -157,9 +177,22 @@ class PromptedForward:
                 "Make the prompts for this backbone, with one row for each sequence."
             )
         self.used.add(layer)
-        front_key = block.key.to(key.dtype).expand(batch_size, -1, -1, -1)  # (B, H, P, D)
-        front_value = block.value.to(value.dtype).expand(batch_size, -1, -1, -1)  # (B, H, P, D)
+        front_value = block.value if value.dtype == key.dtype else self._block(layer, value.dtype).value
+        front_key = block.key.expand(batch_size, -1, -1, -1)  # (B, H, P, D)
+        front_value = front_value.expand(batch_size, -1, -1, -1)  # (B, H, P, D)
         return torch.cat([front_key, key], dim=2), torch.cat([front_value, value], dim=2), block
+
+    def _block(self, layer: int, dtype: torch.dtype) -> Block:
+        """A layer's block in the dtype of its keys, those of all layers cast at once when the first one asks."""
+        if dtype not in self._cast:
+            layers, prompts, mask = self.blocks.layers, self.blocks.prompts, self.blocks.mask
+            assert prompts is not None
+            each = prompts.to(dtype).flatten(0, 1).unbind(0)  # 2 * L of (B or 1, H, P, D)
+            self._cast[dtype] = {
+                number: Block(each[2 * i], each[2 * i + 1], None if mask is None else mask[number])
+                for i, number in enumerate(layers)
+            }
+        return self._cast[dtype][layer]
 
     def widened_mask(
         self,

@@ -7,7 +7,7 @@ interface, the forward of its attention modules), and a hook before and after it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
@@ -21,7 +21,7 @@ from ptuning.backbones.families import (
     position_limit,
     shifted_positions,
 )
-from ptuning.backbones.forward import Block, PromptedForward
+from ptuning.backbones.forward import Blocks, Capture, PromptedForward
 from ptuning.backbones.interface import give_back_attention, take_attention
 from ptuning.errors import BackboneError, PromptError
 
@@ -33,12 +33,12 @@ class RoutedPrompts:
     """The prompts for one forward.
 
     Attributes:
-        blocks: virtual tokens of each prompted layer, by layer number.
+        blocks: virtual tokens of each prompted layer.
         shift: (batch_size,) int64, what to add to learned absolute positions, or None.
         longest_shift: the largest of `shift`.
     """
 
-    blocks: Mapping[int, Block]
+    blocks: Blocks
     shift: Tensor | None = None
     longest_shift: int = 0
 
@@ -50,7 +50,7 @@ class Route:
         model: a transformers model of a supported family, with or without a head.
         prompts_for: called at the start of each forward with the number of sequences.
         eager: whether families with attention of our own compute weights step by step.
-        captured: when given, each forward leaves every layer's real keys and values here.
+        capture: when given, called with the number, the keys and the values of every layer, without virtual tokens.
 
     Raises:
         BackboneError: the family or its attention implementation is not supported, or the model already has a route.
@@ -62,7 +62,7 @@ class Route:
         prompts_for: Callable[[int], RoutedPrompts],
         *,
         eager: bool = False,
-        captured: dict[int, tuple[Tensor, Tensor]] | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.trunk, self.family = find_trunk(model)
         if hasattr(self.trunk, _MARK):
@@ -84,7 +84,7 @@ class Route:
         self.num_layers = len(modules)
         self._prompts_for = prompts_for
         self._eager = eager
-        self._captured = captured
+        self._capture = capture
         self._layer_numbers = {
             module: tuple(i for i, other in enumerate(modules) if other is module) for module in modules
         }
@@ -159,7 +159,7 @@ class Route:
                 position_ids=call.get("position_ids"),
             )
             args, kwargs = _with_position_ids(self._signature, trunk, args, kwargs, position_ids)
-        forward = PromptedForward(self._layer_numbers, prompts.blocks, eager=self._eager, captured=self._captured)
+        forward = PromptedForward(self._layer_numbers, prompts.blocks, eager=self._eager, capture=self._capture)
         forward.follow_checkpointing(self._checkpointable)
         forward.start()
         return args, kwargs
@@ -169,7 +169,7 @@ class Route:
         if forward is None or forward.layer_numbers is not self._layer_numbers:
             return  # the forward failed before it was opened
         forward.stop()
-        unseen = sorted(set(forward.blocks) - forward.used)
+        unseen = sorted(set(forward.blocks.layers) - forward.used)
         if output is not None and unseen:
             raise BackboneError(
                 f"layers {unseen} ran without their prompts. The model's modules were replaced after attach() (by "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast
 
 import torch
@@ -31,9 +32,8 @@ class GatheredPrompts:
 
     Attributes:
         layers: the L layer numbers that have a block, ascending.
-        keys: one tensor a prompted layer, (batch_size or 1, num_kv_heads, prompt_length, head_dim). Size 1 in front
-            means the same for every row.
-        values: as `keys`.
+        prompts: (L, 2, batch_size or 1, num_kv_heads, prompt_length, head_dim). Axis 1 is key, then value; size 1 for
+            the batch means the same for every row. None where there are no layers.
         mask: (num_layers, batch_size, prompt_length) bool, True where a row has a real virtual token at that layer.
             None when every row has all of them at every layer in `layers`.
         shift: (batch_size,) int64, what is added to each row's learned absolute positions. None when nothing is.
@@ -41,15 +41,10 @@ class GatheredPrompts:
     """
 
     layers: tuple[int, ...]
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    prompts: Tensor | None
     mask: Tensor | None
     shift: Tensor | None
     longest_shift: int
-
-    def mask_of(self, layer: int) -> Tensor | None:
-        """Returns the mask of one layer, (batch_size, prompt_length) bool, or None when all its tokens are real."""
-        return None if self.mask is None else self.mask[layer]
 
 
 @dataclass(frozen=True)
@@ -129,89 +124,130 @@ class PromptBank(nn.Module):
         Raises:
             PromptError: rows are missing though there are several entries, have the wrong shape, or are out of range.
         """
-        used, inverse = self._used_entries(rows, batch_size)
-        gathered = self._single(used[0], batch_size) if len(used) == 1 else self._several(used, inverse)
-        return gathered
-
-    def _length(self, index: int) -> int:
-        return cast(DeepPrompts, self.prompts[index]).prompt_length
-
-    def _used_entries(self, rows: Tensor | None, batch_size: int) -> tuple[list[int], Tensor]:
         if rows is None:
             if len(self.entries) != 1:
                 raise PromptError(
                     f"the bank has {len(self.entries)} entries, so each row must say which one it uses. "
                     "Run the model inside `with attached.rows(rows):`, rows of shape (batch_size,)."
                 )
-            return [0], torch.zeros(batch_size, dtype=torch.long)
+            return self._single(0, batch_size)
+        used, inverse = self._used_entries(rows, batch_size)
+        return self._single(used[0], batch_size) if len(used) == 1 else self._several(used, inverse)
+
+    def _length(self, index: int) -> int:
+        return cast(DeepPrompts, self.prompts[index]).prompt_length
+
+    def _used_entries(self, rows: Tensor, batch_size: int) -> tuple[list[int], Tensor]:
+        """The U distinct entries of a batch, ascending, and for each row its index among them, on the CPU."""
         if tuple(rows.shape) != (batch_size,) or rows.is_floating_point() or rows.dtype == torch.bool:
             raise PromptError(
                 f"rows has shape {tuple(rows.shape)} and dtype {rows.dtype}, expected (batch_size,) = ({batch_size},) "
                 "integers. Give one entry index for each sequence that the backbone sees."
             )
+        if not batch_size:
+            return [0], rows.cpu()
         used, inverse = torch.unique(rows.cpu(), return_inverse=True)
-        if batch_size and (int(used[0]) < 0 or int(used[-1]) >= len(self.entries)):
+        if int(used[0]) < 0 or int(used[-1]) >= len(self.entries):
             wrong = int(used[0]) if int(used[0]) < 0 else int(used[-1])
             raise PromptError(
                 f"rows names entry {wrong}, but the bank has {len(self.entries)} entries. "
                 f"Use indexes from 0 to {len(self.entries) - 1}."
             )
-        return [int(index) for index in used], inverse
+        return used.tolist(), inverse
 
     def _single(self, index: int, batch_size: int) -> GatheredPrompts:
         """Every row uses the same entry: nothing is copied, and nothing needs a mask."""
         module, entry, length = cast(DeepPrompts, self.prompts[index]), self.entries[index], self._length(index)
         if length == 0:
-            return GatheredPrompts((), (), (), None, None, 0)
+            return GatheredPrompts((), None, None, None, 0)
         prompts = module().unsqueeze(2)  # (L, 2, 1, H, P, D)
         if module.training and module.dropout > 0.0:
             prompts = functional.dropout(prompts.expand(-1, -1, batch_size, -1, -1, -1), module.dropout)
-        keys, values = prompts.unbind(1)
-        shift = torch.full((batch_size,), length, device=prompts.device) if entry.positions == "shifted" else None
-        return GatheredPrompts(
-            entry.layers, keys.unbind(0), values.unbind(0), None, shift, 0 if shift is None else length
-        )
+        if entry.positions == "unshifted":
+            return GatheredPrompts(entry.layers, prompts, None, None, 0)
+        shift = torch.full((batch_size,), length, device=prompts.device)
+        return GatheredPrompts(entry.layers, prompts, None, shift, length)
 
     def _several(self, used: list[int], inverse: Tensor) -> GatheredPrompts:
-        entries = [self.entries[index] for index in used]
         modules = [cast(DeepPrompts, self.prompts[index]) for index in used]
-        lengths = [module.prompt_length for module in modules]
-        longest = max(lengths)
-        layers = tuple(
-            sorted({layer for e, length in zip(entries, lengths, strict=True) if length for layer in e.layers})
-        )
         produced = [module() for module in modules]
         device = produced[0].device
-        inverse = inverse.to(device)
-        shifts = [length if e.positions == "shifted" else 0 for e, length in zip(entries, lengths, strict=True)]
-        shift = torch.tensor(shifts, device=device)[inverse] if any(shifts) else None
-        if not layers:
-            return GatheredPrompts((), (), (), None, shift, 0)
-        stacked = torch.stack(
-            [self._padded(prompts, e.layers, layers, longest) for prompts, e in zip(produced, entries, strict=True)],
-            dim=2,
-        )  # (L, 2, U, H, P, D)
+        plan = _plan(
+            tuple(self.entries[index] for index in used),
+            tuple(module.prompt_length for module in modules),
+            self.num_layers,
+            device,
+        )
+        inverse = _to(inverse, device)
+        shift = None if plan.shifts is None else plan.shifts[inverse]
+        if not plan.layers:
+            return GatheredPrompts((), None, None, shift, 0)
+        stacked = torch.stack([plan.padded(i, prompts) for i, prompts in enumerate(produced)], dim=2)  # (L, 2, U, …)
         prompts = stacked.index_select(2, inverse)  # (L, 2, B, H, P, D)
         rates = [module.dropout if module.training else 0.0 for module in modules]
         if any(rates):
-            keep = 1.0 - torch.tensor(rates, device=device)[inverse].view(1, 1, -1, 1, 1, 1)
+            keep = 1.0 - _to(torch.tensor(rates), device)[inverse].view(1, 1, -1, 1, 1, 1)
             prompts = prompts * torch.bernoulli(keep.expand_as(prompts)) / keep
-        mask = torch.zeros(self.num_layers, len(used), longest, dtype=torch.bool, device=device)
+        mask = None if plan.mask is None else plan.mask[:, inverse]
+        return GatheredPrompts(plan.layers, prompts, mask, shift, plan.longest_shift)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a set of U entries goes into one batch; nothing of it depends on the prompts' values or on the rows.
+
+    Attributes:
+        layers: the L layers of any entry that has virtual tokens, ascending.
+        longest: the largest prompt length.
+        places: for each entry None where it has just these layers, else which of its own blocks go to which of
+            `layers`: two of (num_blocks,) int64.
+        mask: (num_layers, U, longest) bool, or None where every entry has all tokens at all of `layers`.
+        shifts: (U,) int64, or None where nothing is shifted.
+        longest_shift: the largest of `shifts`.
+    """
+
+    layers: tuple[int, ...]
+    longest: int
+    places: tuple[tuple[Tensor, Tensor] | None, ...]
+    mask: Tensor | None
+    shifts: Tensor | None
+    longest_shift: int
+
+    def padded(self, index: int, prompts: Tensor) -> Tensor:
+        """An entry's prompts with zeros where it has no layer or no virtual token: (L, 2, H, longest, D)."""
+        prompts = functional.pad(prompts, (0, 0, 0, self.longest - prompts.shape[3]))
+        places = self.places[index]
+        if places is None:
+            return prompts
+        placed = prompts.new_zeros(len(self.layers), *prompts.shape[1:])
+        return placed.index_copy(0, places[1], prompts.index_select(0, places[0]))
+
+
+# Kept for the sets of entries seen last: what is made here on an accelerator would be waited for in every forward.
+@lru_cache(maxsize=256)
+def _plan(entries: tuple[Entry, ...], lengths: tuple[int, ...], num_layers: int, device: torch.device) -> _Plan:
+    layers = tuple(sorted({layer for e, length in zip(entries, lengths, strict=True) if length for layer in e.layers}))
+    longest = max(lengths)
+    shifts = [length if e.positions == "shifted" else 0 for e, length in zip(entries, lengths, strict=True)]
+    is_full = all(e.layers == layers and length == longest for e, length in zip(entries, lengths, strict=True))
+    with torch.inference_mode(False):  # also used in training, whatever asks first
+        mask = torch.zeros(num_layers, len(entries), longest, dtype=torch.bool)
+        places: list[tuple[Tensor, Tensor] | None] = []
         for position, (entry, length) in enumerate(zip(entries, lengths, strict=True)):
             mask[list(entry.layers), position, :length] = True
-        row_mask = None if bool(mask[list(layers)].all()) else mask[:, inverse]
-        keys, values = prompts.unbind(1)
-        return GatheredPrompts(layers, keys.unbind(0), values.unbind(0), row_mask, shift, max(shifts))
+            kept = [(i, layers.index(layer)) for i, layer in enumerate(entry.layers) if layer in layers]
+            own, target = torch.tensor(kept, dtype=torch.long).view(-1, 2).to(device).unbind(1)
+            places.append(None if entry.layers == layers else (own, target))
+        return _Plan(
+            layers,
+            longest,
+            tuple(places),
+            None if is_full else mask.to(device),
+            torch.tensor(shifts).to(device) if any(shifts) else None,
+            max(shifts),
+        )
 
-    @staticmethod
-    def _padded(prompts: Tensor, own: tuple[int, ...], layers: tuple[int, ...], longest: int) -> Tensor:
-        """Zeros where this entry has no layer or no virtual token: (len(layers), 2, H, longest, D)."""
-        prompts = functional.pad(prompts, (0, 0, 0, longest - prompts.shape[3]))
-        if own == layers or longest == 0:
-            return prompts
-        kept = [(i, layers.index(layer)) for i, layer in enumerate(own) if layer in layers]
-        placed = prompts.new_zeros(len(layers), *prompts.shape[1:])
-        if not kept:
-            return placed
-        source, target = (torch.tensor(column, device=prompts.device) for column in zip(*kept, strict=True))
-        return placed.index_copy(0, target, prompts.index_select(0, source))
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Moves a small tensor from the CPU without waiting for what the device is doing."""
+    return tensor.to(device, non_blocking=device.type == "cuda")

@@ -15,6 +15,8 @@ from ptuning.errors import ConfigError, PromptError
 
 Reparameterization = Literal["none", "mlp"]
 
+_OFFICIAL_STD = 0.02  # initializer_range of the backbones of the official code
+
 
 class DeepPrompts(nn.Module):
     """Prompts of shape (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim); axis 1 is key, then value.
@@ -25,6 +27,7 @@ class DeepPrompts(nn.Module):
         prompt_length: virtual tokens per layer, 0 or more.
         head_dim: width of one head.
         init_std: standard deviation of the normal start. 0.02 is what the official code ends up with (see Source).
+            Of no effect with `mlp`, which always starts as the official code's (see `PromptMLP`).
         initial: start from these values instead, shape (num_prompted_layers, 2, num_kv_heads, prompt_length,
             head_dim). They are copied. Not possible with a reparameterization, whose output they would have to be.
         reparameterization: `none` trains the prompts themselves; `mlp` trains an MLP that produces them.
@@ -87,7 +90,7 @@ class DeepPrompts(nn.Module):
                 )
             if hidden_size is None:
                 raise ConfigError("reparameterization `mlp` needs hidden_size. Pass the backbone's hidden size.")
-            self.mlp = PromptMLP(self.shape, hidden_size, reparameterization_size, init_std, generator)
+            self.mlp = PromptMLP(self.shape, hidden_size, reparameterization_size, generator)
         else:
             raise ConfigError(f"prompts.reparameterization is {reparameterization!r}, expected `none` or `mlp`.")
 
@@ -95,6 +98,11 @@ class DeepPrompts(nn.Module):
     def prompt_length(self) -> int:
         """Virtual tokens per layer."""
         return self.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return next(self.parameters()).device
 
     def forward(self) -> Tensor:
         """Returns the prompts: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim)."""
@@ -114,7 +122,14 @@ class DeepPrompts(nn.Module):
 class PromptMLP(nn.Module):
     """Embedding (P, hidden_size), Linear, tanh, Linear to all layers' keys and values.
 
-    Source: THUDM/P-tuning-v2 `model/prefix_encoder.py` with `--prefix_projection`; weights N(0, 0.02), biases 0.
+    Embedding and weights start as N(0, 0.02) and biases as 0, whatever the standard deviation of a plain start: the
+    prompts begin small (0.0035 for the sizes of MiniLM), and since a step of AdamW moves all of them through the
+    MLP, they reach the size of a plain start within an epoch or two. An embedding of N(0, 1), which gives prompts of
+    0.16, or weights of N(0, 1), which give prompts of 22 behind a saturated tanh, do not learn at the learning rates
+    at which plain prompts and this start do (0.01, tickets of the help desk).
+
+    Source: THUDM/P-tuning-v2 `model/prefix_encoder.py` with `--prefix_projection`, initialised by its training
+        scripts with the backbone's initializer_range.
     """
 
     def __init__(
@@ -122,19 +137,18 @@ class PromptMLP(nn.Module):
         shape: tuple[int, ...],
         hidden_size: int,
         inner_size: int,
-        init_std: float,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
         num_prompted_layers, _, num_kv_heads, prompt_length, head_dim = shape
         self.shape = shape
         self.embedding = nn.Parameter(
-            torch.empty(prompt_length, hidden_size).normal_(std=init_std, generator=generator)
+            torch.empty(prompt_length, hidden_size).normal_(std=_OFFICIAL_STD, generator=generator)
         )
         self.inner = nn.Linear(hidden_size, inner_size)
         self.outer = nn.Linear(inner_size, num_prompted_layers * 2 * num_kv_heads * head_dim)
         for linear in (self.inner, self.outer):
-            nn.init.normal_(linear.weight, std=init_std, generator=generator)
+            nn.init.normal_(linear.weight, std=_OFFICIAL_STD, generator=generator)
             nn.init.zeros_(linear.bias)
 
     def forward(self) -> Tensor:
@@ -174,6 +188,11 @@ class GivenPrompts(nn.Module):
     def prompt_length(self) -> int:
         """Virtual tokens per layer."""
         return int(self.given.shape[3])
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.given.device
 
     def forward(self) -> Tensor:
         """Returns the caller's tensor itself."""

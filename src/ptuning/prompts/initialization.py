@@ -1,57 +1,61 @@
 """Ways to start prompts.
 
-Plain functions that return (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim).
-
 The normal start is drawn by `DeepPrompts` itself. Starting from real tokens gives virtual tokens the statistics that
-the frozen backbone is used to at every layer.
+the frozen backbone is used to at every layer: `pick_tokens` says which, and the backbone is asked for theirs.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ptuning.errors import PromptError
+from ptuning.prompts.bank import Entry
 
 
-def from_keys_values(
-    keys_values: Tensor, *, layers: Sequence[int], prompt_length: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Picks tokens from what a backbone computed.
+def pick_tokens(num_tokens: int, prompt_length: int, generator: torch.Generator | None = None) -> Tensor:
+    """Picks the real tokens that virtual ones start from.
 
     Args:
-        keys_values: (num_layers, 2, num_kv_heads, num_tokens, head_dim), one entry for each real token.
-        layers: the prompted layers.
-        prompt_length: how many tokens to pick. With fewer tokens than that, they are repeated in order.
+        num_tokens: how many there are.
+        prompt_length: how many to pick. With fewer tokens than that, they are repeated in order.
         generator: picks tokens at random without repetition; None picks the first ones.
+
+    Returns:
+        (prompt_length,) int64, in [0, num_tokens).
 
     Raises:
         PromptError: there are no tokens.
     """
-    num_tokens = keys_values.shape[3]
     if num_tokens == 0:
         raise PromptError("there are no tokens to start prompts from. Give a text, or training data that is not empty.")
     order = torch.arange(num_tokens) if generator is None else torch.randperm(num_tokens, generator=generator)
-    picked = order.repeat(prompt_length // num_tokens + 1)[:prompt_length].to(keys_values.device)
-    return keys_values[list(layers)].index_select(3, picked)
+    return order.repeat(prompt_length // num_tokens + 1)[:prompt_length]
 
 
-def from_saved(saved: Tensor, *, num_prompted_layers: int, prompt_length: int) -> Tensor:
+def from_saved(saved: Tensor, entry: Entry, *, wanted: Entry, prompt_length: int) -> Tensor:
     """Uses another prompt, as it is.
 
     Args:
         saved: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim).
-        num_prompted_layers: what the new prompt has.
-        prompt_length: what the new prompt has.
+        entry: its layers and positions.
+        wanted: those of the new prompt.
+        prompt_length: of the new prompt.
+
+    Returns:
+        `saved`.
 
     Raises:
-        PromptError: the saved prompt has another number of layers or another length.
+        PromptError: the saved prompt is of other layers, another length or other positions.
     """
-    if saved.shape[0] != num_prompted_layers or saved.shape[3] != prompt_length:
+    if (entry, saved.shape[3]) != (wanted, prompt_length):
         raise PromptError(
-            f"the saved prompt has {saved.shape[0]} layers and prompt_length {saved.shape[3]}, expected "
-            f"{num_prompted_layers} and {prompt_length}. Set prompts.layers and prompts.prompt_length to those it has."
+            f"the saved prompt has {_words(entry, saved.shape[3])}, expected {_words(wanted, prompt_length)}. "
+            "Set prompts.layers, prompts.prompt_length and prompts.positions to those it has."
         )
     return saved
+
+
+def _words(entry: Entry, prompt_length: int) -> str:
+    layers = ", ".join(str(layer) for layer in entry.layers)
+    return f"layers {layers}, prompt_length {prompt_length} and {entry.positions} positions"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ptuning.backbones.capture import capture_keys_values
-from ptuning.backbones.families import find_trunk, position_limit
+from ptuning.backbones.families import position_limit
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import read_prompt
@@ -19,8 +19,8 @@ from ptuning.errors import ConfigError
 from ptuning.heads import make_head
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel
-from ptuning.prompts import DeepPrompts, PromptBank, resolve_layers
-from ptuning.prompts.initialization import from_keys_values, from_saved
+from ptuning.prompts import DeepPrompts, Entry, PromptBank, resolve_layers
+from ptuning.prompts.initialization import from_saved, pick_tokens
 from ptuning.tasks import TaskKind
 
 
@@ -97,10 +97,6 @@ def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, exampl
         generator=generator,
     )
     model = PromptedModel(backbone, bank, [head], backbone_dropout=config.training.backbone_dropout)
-    trunk, _ = find_trunk(backbone.model)
-    device = next(trunk.parameters()).device
-    model.bank.to(device)
-    model.heads.to(device)
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
     return model
@@ -109,7 +105,7 @@ def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, exampl
 def _initial_prompts(
     prompts: PromptsConfig,
     backbone: Backbone,
-    layers: Sequence[int],
+    layers: tuple[int, ...],
     examples: Sequence[Example],
     generator: torch.Generator,
 ) -> Tensor | None:
@@ -120,8 +116,8 @@ def _initial_prompts(
         return _from_examples(prompts, backbone, layers, examples, generator)
     if prompts.init == "text":
         encoded = backbone.tokenizer(prompts.init_text, return_tensors="pt", truncation=True)
-        keys_values = _captured(backbone, encoded["input_ids"], encoded["attention_mask"])
-        return from_keys_values(keys_values, layers=layers, prompt_length=prompts.prompt_length).cpu()
+        tokens = pick_tokens(int(encoded["attention_mask"].sum()), prompts.prompt_length)
+        return _captured(backbone, encoded, layers, tokens)
     if not Path(prompts.init).exists():
         raise ConfigError(
             f"prompts.init is {prompts.init!r}, expected normal, tokens, text, or the path of a saved prompt, "
@@ -129,7 +125,8 @@ def _initial_prompts(
         )
     saved = read_prompt(prompts.init)
     saved.backbone.require(backbone.identity)
-    return from_saved(saved.prompts, num_prompted_layers=len(layers), prompt_length=prompts.prompt_length)
+    entry, wanted = Entry(tuple(saved.layers), saved.positions), Entry(layers, prompts.positions)
+    return from_saved(saved.prompts, entry, wanted=wanted, prompt_length=prompts.prompt_length)
 
 
 def _from_examples(
@@ -142,11 +139,14 @@ def _from_examples(
     """Picks tokens at random from as many training examples as there are virtual tokens."""
     order = torch.randperm(len(examples), generator=generator)[: max(prompts.prompt_length, 8)]
     batch = collate([examples[int(index)] for index in order], *padding_ids(backbone.tokenizer))
-    keys_values = _captured(backbone, batch.input_ids, batch.attention_mask)
-    picked = from_keys_values(keys_values, layers=layers, prompt_length=prompts.prompt_length, generator=generator)
-    return picked.cpu()
+    tokens = pick_tokens(int(batch.attention_mask.sum()), prompts.prompt_length, generator)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_type_ids is not None:
+        inputs["token_type_ids"] = batch.token_type_ids
+    return _captured(backbone, inputs, layers, tokens)
 
 
-def _captured(backbone: Backbone, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def _captured(backbone: Backbone, inputs: Mapping[str, Tensor], layers: Sequence[int], tokens: Tensor) -> Tensor:
     device = next(backbone.model.parameters()).device
-    return capture_keys_values(backbone.model, input_ids.to(device), attention_mask.to(device))
+    moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+    return capture_keys_values(backbone.model, **moved, layers=layers, tokens=tokens).cpu()
