@@ -115,8 +115,13 @@ class TrainingConfig(_Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively"
     )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
+        "sdpa", description="the backbone's base implementation of attention; docs/backbones.md says which fit"
+    )
     backbone_dropout: Literal["checkpoint", "off"] | Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(
-        "checkpoint", description="checkpoint (what the backbone was trained with), off, or a probability"
+        "checkpoint",
+        description="checkpoint (what the backbone was trained with), off (none at all), or a probability (of "
+        "all but the attention weights, which keep the checkpoint's)",
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward to save memory")
     early_stopping: Int | None = Field(
@@ -136,6 +141,7 @@ class RunConfig(_Settings):
     task: str = Field(description="a preset such as helpdesk/tickets, or a kind such as classification")
     recipe: str = Field("default", description="default, or the path of a file with settings")
     backbone: str = Field("minilm", description="a Hugging Face name, a local directory, or minilm")
+    revision: str | None = Field(None, description="commit, branch or tag of the backbone on the hub")
     method: Literal["p-tuning-v2"] = Field("p-tuning-v2", description="what is trained")
     data: DataConfig = Field(default_factory=DataConfig)
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)

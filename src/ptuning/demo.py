@@ -159,7 +159,7 @@ def run_demo(
         prepared = prepare_task(config, backbone)
         rows = prepared.data.validation or []
         probes = linear_probe(backbone, prepared.kind, prepared.train, prepared.validation, rows)
-        result = train(config, overwrite=True, backbone=backbone, report=report_for(name))
+        result = train(config, overwrite=True, backbone=backbone, prepared=prepared, report=report_for(name))
         size = (directory / name / "prompt" / TENSORS_FILE).stat().st_size
         report.tasks.append(TaskReport(task, result, best_probe(probes, result.metric), size))
     predictor = load([directory / task.preset.rpartition("/")[2] for task in TASKS], backbone)

@@ -43,7 +43,7 @@ def test_floors_that_are_met_are_said(demo: Callable[..., Any]) -> None:
     assert "All floors met: helpdesk/tickets 85%, helpdesk/entities 70%, helpdesk/questions 45% and 2 x probe." in (
         result.out
     )
-    for said in ("90.0%", "1.10%", "0.01 MB", "where [is] it", "PLACE", "the article does not say"):
+    for said in ("90.0%", "1.00%", "0.01 MB", "where [is] it", "PLACE", "the article does not say"):
         assert said in result.out
 
 

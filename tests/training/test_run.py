@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 import ptuning
 from ptuning.backbones.loading import Backbone, load_backbone
+from ptuning.checkpoint import read_prompt
 from ptuning.config import load_config
 from ptuning.data.batching import Batch
-from ptuning.errors import BackboneError, CheckpointError, ConfigError, DataError, TrainingError
+from ptuning.errors import BackboneError, CheckpointError, ConfigError, DataError, PtuningError, TrainingError
 from ptuning.evaluation import evaluate
 from ptuning.model import PromptedModel
 from ptuning.tasks.classification import Classification
@@ -366,7 +367,7 @@ def test_shifted_positions_that_do_not_fit_are_refused_before_training(tiny_run:
 
 
 def test_a_device_that_is_not_there_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="training.device is 'xpu:7', which this machine does not have"):
+    with pytest.raises(ConfigError, match="the device is 'xpu:7', which this machine does not have"):
         train(tiny_run(tmp_path / "run", **{"training.device": "xpu:7"}))
 
 
@@ -435,14 +436,34 @@ def test_what_an_unfinished_overwrite_left_is_not_gone_on_from(left: str, tiny_r
 
 
 def test_a_second_process_on_one_directory_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".run.lock"):
-        for options in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(ConfigError) as caught:
-                train(tiny_run(tmp_path / "run"), **options)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        for name in ("run", "link"):  # one lock, whatever the spelling
+            with FileLock(tmp_path / ".run.lock"), pytest.raises(ConfigError) as caught:
+                train(tiny_run(tmp_path / name), **options)
             assert str(caught.value) == (
                 f"another process is training in {tmp_path / 'run'}. Wait for it, or give this run another --output."
             )
-    train(tiny_run(tmp_path / "run", **{"training.max_steps": 1}))
+        train(tiny_run(tmp_path / "run", **{"training.max_steps": 1}), overwrite=True)
+
+
+def test_a_run_that_cannot_start_leaves_the_one_that_is_there(tiny_run: TinyRun, tmp_path: Path) -> None:
+    train(tiny_run(tmp_path / "run"))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for wrong in ({"data.path": str(tmp_path / "nowhere.csv")}, {"training.metric": "bleu"}):
+        with pytest.raises(PtuningError):
+            train(tiny_run(tmp_path / "run", **wrong), overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_local_paths_are_kept_whole(
+    tiny_run: TinyRun, tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_backbone.parent)
+    train(tiny_run(tmp_path / "run", backbone=tiny_backbone.name))
+    monkeypatch.chdir(tmp_path)
+    assert load_config(tmp_path / "run" / "config.yaml").backbone == str(tiny_backbone.resolve())
+    assert read_prompt(tmp_path / "run").backbone.name == str(tiny_backbone.resolve())
 
 
 def test_an_output_that_is_a_file_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:

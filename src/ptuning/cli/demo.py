@@ -78,9 +78,9 @@ def _print_table(report: DemoReport) -> None:
         )
     description = report.backbone.description
     print_table(
-        ["task", "metric", "score", "linear probe", "prompts + head", "share", "file", "seconds"],
+        ["task", "metric", "score", "linear probe", "prompts + head", "prompts / backbone", "file", "seconds"],
         rows,
-        title=f"one frozen {report.backbone.name} ({description.num_parameters:,} parameters); share: prompts of it",
+        title=f"one frozen {report.backbone.name} ({description.num_parameters:,} parameters)",
     )
 
 

@@ -16,39 +16,43 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
 
+from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.checkpoint import SavedPrompt, read_prompt, save_prompt
-from ptuning.config import RunConfig, load_config
+from ptuning.config import RunConfig
 from ptuning.data.batching import Example
-from ptuning.data.sources import TaskData, load_data, source_directory
-from ptuning.errors import CheckpointError, ConfigError
-from ptuning.inference import run_examples
+from ptuning.data.sources import TaskData
+from ptuning.devices import find_device, find_dtype
+from ptuning.errors import ConfigError
+from ptuning.inference import TOKENS_AT_ONCE, run_examples
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts import DeepPrompts
-from ptuning.storage import recover_directory, replace_file
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
+from ptuning.tasks.loading import load_task_data
 from ptuning.training.assembly import assemble_model, fitting_max_length
+from ptuning.training.directory import (
+    CHECKPOINT_NAME,
+    METRICS_NAME,
+    PROMPT_NAME,
+    check_start,
+    claimed,
+    cut_metrics,
+    start_directory,
+    take_up_directory,
+)
 from ptuning.training.guard import collapse_advice, is_out_of_memory, out_of_memory_error
 from ptuning.training.loop import EpochReport, Hooks, fit, make_optimizer
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.seed import seed_everything
 from ptuning.training.state import Progress, load_state, save_state
-
-CONFIG_NAME = "config.yaml"
-METRICS_NAME = "metrics.jsonl"
-CHECKPOINT_NAME = "checkpoints/last"
-PROMPT_NAME = "prompt"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     backbone: Backbone | None = None,
+    prepared: PreparedTask | None = None,
     report: Reporter | None = None,
 ) -> RunResult:
     """Trains prompts and a head for one task.
@@ -111,6 +116,7 @@ def train(
         overwrite: delete a run that is there.
         backbone: one that is loaded already, on the device to use; `config.training.device` and `precision` are then
             its own. Without it, it is loaded by its name.
+        prepared: the task's rows, where `prepare_task` has read them already with this config and backbone.
         report: who is told how it goes; nobody by default.
 
     Returns:
@@ -124,34 +130,37 @@ def train(
         TrainingError: the loss is not finite, or memory ran out.
     """
     report = report or Silent()
+    config = _with_absolute_paths(config)
     directory = output_directory(config)
-    with _claimed(directory):
-        if not resume:
-            _make_room(directory, overwrite=overwrite)
-        accelerator = Accelerator(cpu=config.training.device == "cpu")
-        if accelerator.num_processes > 1:
-            raise ConfigError(
-                f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
-                "Start it with `ptuning train`, without a launcher."
-            )
-        backbone = backbone or load_backbone(
-            config.backbone, device=_device(config, accelerator), dtype=_dtype(config, accelerator)
+    check_start(directory, resume=resume, overwrite=overwrite)
+    accelerator = Accelerator(mixed_precision="no")  # the precision is that of the backbone's weights
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
+            "Start it with `ptuning train`, without a launcher."
         )
-        prepared = prepare_task(config, backbone)
-        for note in prepared.data.notes:
-            report.note(note)
-        config = resolve_config(config, prepared, backbone, directory)
-        _keep_config(config, directory, resume=resume)
+    backbone = backbone or _load_backbone(config)
+    prepared = prepared or prepare_task(config, backbone)
+    for note in prepared.data.notes:
+        report.note(note)
+    config = resolve_config(config, prepared, backbone, directory)
+    with claimed(directory):
+        if resume:
+            take_up_directory(directory, config)
+        else:
+            start_directory(directory, config, overwrite=overwrite)
         seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
-        model = assemble_model(config, backbone, prepared.kind, prepared.train)
+        model: PromptedModel | None = None
         try:
+            model = assemble_model(config, backbone, prepared.kind, prepared.train)
             return _run(config, directory, backbone, prepared, model, accelerator, report)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory_error(config, error) from error
             raise
         finally:
-            model.detach()
+            if model is not None:
+                model.detach()
 
 
 def output_directory(config: RunConfig) -> Path:
@@ -160,6 +169,27 @@ def output_directory(config: RunConfig) -> Path:
         return Path(config.output)
     name = config.task if config.data.path is None else f"{config.task}-{Path(config.data.path).name}"
     return Path("runs") / re.sub(r"[^\w.]+", "-", name).strip("-")
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Local directories by their whole path, so that what is saved means the same in every working directory."""
+    path, backbone = config.data.path, config.backbone
+    if path is not None and Path(path).exists():
+        path = str(Path(path).resolve())
+    if Path(backbone).is_dir() and backbone != MINILM:
+        backbone = str(Path(backbone).resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": path}), "backbone": backbone})
+
+
+def _load_backbone(config: RunConfig) -> Backbone:
+    device = find_device(config.training.device)
+    return load_backbone(
+        config.backbone,
+        revision=config.revision,
+        device=device,
+        dtype=find_dtype(config.training.precision, device),
+        attention=config.training.attention,
+    )
 
 
 def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
@@ -184,33 +214,6 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
     )
 
 
-def load_task_data(config: RunConfig, task: Task) -> TaskData:
-    """Loads the rows of a task, from `data.path` or the preset's own source.
-
-    Raises:
-        ConfigError: a bare kind without a path.
-        DataError: the data are not what the task needs.
-    """
-    settings = config.data
-    source = settings.path or task.source
-    if source is None:
-        raise ConfigError(
-            f"the task {task.name} is a kind without data of its own, and data.path is missing. "
-            "Give a directory or a data set with --data."
-        )
-    is_own = settings.path is None
-    return load_data(
-        source_directory(source),
-        kind=task.kind,
-        columns={**(task.columns if is_own else {}), **settings.columns} or None,
-        labels=settings.labels or (task.label_names if is_own else None),
-        seed=config.training.seed,
-        development_fraction=settings.development_fraction,
-        max_train_rows=settings.max_train_rows,
-        max_validation_rows=settings.max_validation_rows,
-    )
-
-
 def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone, directory: Path) -> RunConfig:
     """Fills in everything that was left to defaults that depend on task, data or backbone.
 
@@ -232,7 +235,9 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     # What the recipe said is in the other settings; its file may be gone when this is read again.
-    return config.model_copy(update={**groups, "recipe": "default", "output": str(directory)})
+    return config.model_copy(
+        update={**groups, "recipe": "default", "revision": backbone.revision, "output": str(directory)}
+    )
 
 
 def _run(
@@ -250,11 +255,11 @@ def _run(
     origin = {"data": _digest(prepared), "backbone": backbone.identity.fingerprint}
     checkpoint = directory / CHECKPOINT_NAME
     progress = load_state(checkpoint, parameters, optimizer, origin) or Progress()
-    _cut_lines(directory / METRICS_NAME, progress.metric_lines)
+    cut_metrics(directory, progress.metric_lines)
     counts = count_parameters(model, backbone)
     rows = prepared.data.validation or []
     majority = kind.majority_score(rows, metric)
-    tokens_at_once = max(config.training.batch_tokens or 0, 4096)
+    tokens_at_once = max(config.training.batch_tokens or 0, TOKENS_AT_ONCE)
 
     def evaluate() -> dict[str, float]:
         logits = run_examples(model, prepared.validation, backbone.tokenizer, batch_tokens=tokens_at_once)
@@ -356,93 +361,6 @@ def count_parameters(model: PromptedModel, backbone: Backbone) -> dict[str, int]
     }
 
 
-@contextmanager
-def _claimed(directory: Path) -> Iterator[None]:
-    """Makes a run's directory and keeps a second process out of it; one that is still empty at the end goes again.
-
-    Raises:
-        ConfigError: another process is training there, or the directory cannot be made.
-    """
-    lock = FileLock(directory.parent / f".{directory.name}.lock")
-    was_there = directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(
-            f"another process is training in {directory}. Wait for it, or give this run another --output."
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"the run cannot be written to {directory}: {error.strerror or error}. Give another --output."
-        ) from error
-    try:
-        yield
-    finally:
-        if not was_there and not any(directory.iterdir()):
-            directory.rmdir()
-        lock.release()
-
-
-def _make_room(directory: Path, *, overwrite: bool) -> None:
-    """Deletes what a run has written, and nothing else that may be in its directory.
-
-    The config goes last: a process that dies in between leaves what still counts as a run.
-
-    Raises:
-        ConfigError: there is a run, and it is not to be overwritten.
-    """
-    trees, files = (CHECKPOINT_NAME, PROMPT_NAME), (METRICS_NAME, CONFIG_NAME)
-    for name in trees:
-        recover_directory(directory / name)
-    found = [name for name in (*files, *trees) if (directory / name).exists()]
-    if found and not overwrite:
-        raise ConfigError(
-            f"{directory} has a run already ({', '.join(found)}). Use --resume to go on with it, --overwrite to start "
-            "again, or another --output."
-        )
-    for name in trees:
-        if (directory / name).exists():
-            shutil.rmtree(directory / name)
-    for name in files:
-        (directory / name).unlink(missing_ok=True)
-
-
-def _keep_config(config: RunConfig, directory: Path, *, resume: bool) -> None:
-    """Writes config.yaml; or, for a run that goes on, makes sure that the settings are those it was started with."""
-    path = directory / CONFIG_NAME
-    if not resume:
-        replace_file(path, config.to_yaml())
-        return
-    if not path.exists():
-        raise CheckpointError(
-            f"{directory} has no {CONFIG_NAME}, so there is no run to resume. Leave --resume out, or give the --output "
-            "of the run."
-        )
-    started = load_config(path)
-    differing = [
-        f"{key} {before!r} then, {now!r} now"
-        for key, (before, now) in _differences(started.model_dump(), config.model_dump()).items()
-        if key != "output"
-    ]
-    if differing:
-        raise ConfigError(
-            f"{directory} was started with other settings: {'; '.join(differing)}. Resume with those it was started "
-            "with (`ptuning train --resume --output DIR` alone takes them from there), or use another --output."
-        )
-    recover_directory(directory / PROMPT_NAME)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in now:
-        if isinstance(now[key], dict) and isinstance(before.get(key), dict) and key != "columns":
-            found |= _differences(before[key], now[key], f"{prefix}{key}.")
-        elif now[key] != before.get(key):
-            found[prefix + key] = (before.get(key), now[key])
-    return found
-
-
 def _digest(prepared: PreparedTask) -> str:
     """Of everything that the loop sees of the data."""
     digest = hashlib.sha256()
@@ -452,39 +370,3 @@ def _digest(prepared: PreparedTask) -> str:
         digest.update(b"|")
     digest.update(json.dumps(prepared.kind.to_dict(), sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _cut_lines(path: Path, num_lines: int) -> None:
-    """Drops lines that a killed run wrote after its last checkpoint."""
-    if not path.exists():
-        if num_lines:
-            raise CheckpointError(
-                f"{path} is missing, but the run has made {num_lines} evaluations. Put it back, or start again with "
-                "--overwrite."
-            )
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if len(lines) > num_lines:
-        replace_file(path, "".join(lines[:num_lines]))
-
-
-def _device(config: RunConfig, accelerator: Accelerator) -> torch.device:
-    if config.training.device is None:
-        return torch.device(accelerator.device)
-    try:
-        device = torch.device(config.training.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"training.device is {config.training.device!r}, which this machine does not have ({error}). "
-            "Use cpu, or leave it out for the best there is."
-        ) from error
-    return device
-
-
-def _dtype(config: RunConfig, accelerator: Accelerator) -> torch.dtype:
-    precision = config.training.precision
-    if precision == "auto":
-        on_cuda = torch.device(accelerator.device).type == "cuda"
-        precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,0 +1,143 @@
+"""A run's directory: who may write to it, what a run leaves in it, and how a run is taken up again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ptuning.config import RunConfig, load_config
+from ptuning.errors import CheckpointError, ConfigError
+from ptuning.storage import recover_directory, replace_file
+
+CONFIG_NAME = "config.yaml"
+METRICS_NAME = "metrics.jsonl"
+CHECKPOINT_NAME = "checkpoints/last"
+PROMPT_NAME = "prompt"
+
+_TREES, _FILES = (CHECKPOINT_NAME, PROMPT_NAME), (METRICS_NAME, CONFIG_NAME)
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Makes a run's directory and keeps a second process out of it; one that is still empty at the end goes again.
+
+    Raises:
+        ConfigError: another process is training there, or the directory cannot be made.
+    """
+    directory = directory.resolve()  # one lock, whatever the spelling
+    lock = FileLock(directory.parent / f".{directory.name}.lock")
+    was_there = directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"another process is training in {directory}. Wait for it, or give this run another --output."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the run cannot be written to {directory}: {error.strerror or error}. Give another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        if not was_there and not any(directory.iterdir()):
+            directory.rmdir()
+        lock.release()
+
+
+def check_start(directory: Path, *, resume: bool, overwrite: bool) -> None:
+    """Makes sure that a run may start, or go on, in a directory. Nothing is deleted.
+
+    Raises:
+        ConfigError: there is a run, and it is neither to go on nor to be overwritten.
+        CheckpointError: there is no run that could go on.
+    """
+    if resume:
+        if not (directory / CONFIG_NAME).exists():
+            raise CheckpointError(
+                f"{directory} has no {CONFIG_NAME}, so there is no run to resume. Leave --resume out, or give the "
+                "--output of the run."
+            )
+        return
+    for name in _TREES:
+        recover_directory(directory / name)
+    found = [name for name in (*_FILES, *_TREES) if (directory / name).exists()]
+    if found and not overwrite:
+        raise ConfigError(
+            f"{directory} has a run already ({', '.join(found)}). Use --resume to go on with it, --overwrite to start "
+            "again, or another --output."
+        )
+
+
+def start_directory(directory: Path, config: RunConfig, *, overwrite: bool) -> None:
+    """Deletes what an earlier run has written, and nothing else that may be there, and writes config.yaml.
+
+    The old config goes last: a process that dies in between leaves what still counts as a run.
+
+    Raises:
+        ConfigError: there is a run, and it is not to be overwritten.
+    """
+    check_start(directory, resume=False, overwrite=overwrite)
+    for name in _TREES:
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+    for name in _FILES:
+        (directory / name).unlink(missing_ok=True)
+    replace_file(directory / CONFIG_NAME, config.to_yaml())
+
+
+def take_up_directory(directory: Path, config: RunConfig) -> None:
+    """Makes sure that a run that goes on has the settings it was started with.
+
+    Raises:
+        ConfigError: it has others; all are named.
+        CheckpointError: there is no run.
+    """
+    check_start(directory, resume=True, overwrite=False)
+    started = load_config(directory / CONFIG_NAME)
+    differing = [
+        f"{key} {before!r} then, {now!r} now"
+        for key, (before, now) in _differences(started.model_dump(), config.model_dump()).items()
+        if key != "output"
+    ]
+    if differing:
+        raise ConfigError(
+            f"{directory} was started with other settings: {'; '.join(differing)}. Resume with those it was started "
+            "with (`ptuning train --resume --output DIR` alone takes them from there), or use another --output."
+        )
+    recover_directory(directory / PROMPT_NAME)
+
+
+def cut_metrics(directory: Path, num_lines: int) -> None:
+    """Drops lines of metrics.jsonl that a killed run wrote after its last checkpoint.
+
+    Raises:
+        CheckpointError: the file is gone.
+    """
+    path = directory / METRICS_NAME
+    if not path.exists():
+        if num_lines:
+            raise CheckpointError(
+                f"{path} is missing, but the run has made {num_lines} evaluations. Put it back, or start again with "
+                "--overwrite."
+            )
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if len(lines) > num_lines:
+        replace_file(path, "".join(lines[:num_lines]))
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in now:
+        if isinstance(now[key], dict) and isinstance(before.get(key), dict) and key != "columns":
+            found |= _differences(before[key], now[key], f"{prefix}{key}.")
+        elif now[key] != before.get(key):
+            found[prefix + key] = (before.get(key), now[key])
+    return found
