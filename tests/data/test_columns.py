@@ -88,8 +88,7 @@ def test_raw_text_stands_for_words_only_when_predicting() -> None:
         resolve_columns("token_classification", ["text", "tags"])
 
 
-def test_predicates_and_questions_are_found() -> None:
-    assert resolve_columns("semantic_role_labeling", ["tokens", "predicate_index", "tags"])["predicate_index"]
+def test_questions_are_found() -> None:
     assert resolve_columns("question_answering", ["title", "id", "context", "question", "answers"]) == {
         "id": "id",
         "question": "question",
@@ -142,7 +141,6 @@ def test_predicates_and_questions_are_found() -> None:
         ),
         ("token_classification", "tokens tags ner_tags", {}, "more than one column could be the tags: tags, ner_tags"),
         ("token_classification", "tokens", {}, r"no tags column \(ner_tags or tags or labels\)"),
-        ("semantic_role_labeling", "tokens tags", {}, "no column 'predicate_index'"),
         ("question_answering", "question answers", {}, "no column 'context' .*such as {context: NAME}"),
         ("question_answering", "question context", {}, r"no answers column \(answers\)"),
         ("clasification", "text label", {}, "kind must be one of classification, .*got 'clasification'. Name one of"),

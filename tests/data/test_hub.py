@@ -45,6 +45,20 @@ def test_only_the_splits_that_are_asked_for_are_read(hub_directory: Path) -> Non
         load_data(hub_directory, kind="classification", splits={"test"})
 
 
+def test_class_labels_are_places_in_one_split_alone_too(tmp_path: Path, hub_directory: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["1", "2", "3"])}
+    )
+    (tmp_path / "stars").mkdir()
+    for split, labels in {"train": [0, 1, 2], "validation": [1, 2]}.items():
+        rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"][: len(labels)], "label": labels}, features=features)
+        rows.to_parquet(tmp_path / "stars" / f"{split}.parquet")
+    every = load_data(tmp_path / "stars", kind="classification")
+    (tmp_path / "stars" / "train.parquet").unlink()
+    alone = load_data(tmp_path / "stars", kind="classification", labels=every.label_names, splits=["validation"])
+    assert alone.validation == every.validation == [{"text": "a", "label": "2"}, {"text": "b", "label": "3"}]
+
+
 def test_a_label_outside_the_classes_is_refused(hub_directory: Path) -> None:
     with pytest.raises(DataError, match=r"data.labels is \['cat'\]. Expected a list of at least two"):
         load_data(hub_directory, kind="classification", labels=["cat"])
@@ -70,7 +84,8 @@ def test_a_directory_without_data_is_refused(hub_directory: Path) -> None:
     empty.mkdir()
     (empty / "README.md").write_text("nothing here")
     with pytest.raises(
-        DataError, match=r"empty' could not be loaded \(EmptyDatasetError.*Check the name and the network"
+        DataError,
+        match=r"^the data set '.*empty' could not be loaded \(EmptyDatasetError.*Check the name and the network",
     ):
         load_data(empty, kind="classification")
 
@@ -96,7 +111,8 @@ def test_a_failure_of_the_hub_says_what_was_tried_and_what_to_do(monkeypatch: py
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
         DataError,
-        match=r"the data set 'nobody/nothing' could not be loaded \(ConnectionError: could not reach the hub\). "
+        match="^there is no directory nobody/nothing here, and the data set 'nobody/nothing' could not be loaded "
+        r"\(ConnectionError: could not reach the hub\). "
         "Expected a directory, or a data set on https://huggingface.co/datasets as owner/name or owner/name:config. "
         "Check the name and the network, or download it and give the directory",
     ):

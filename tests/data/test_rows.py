@@ -124,18 +124,6 @@ def test_words_and_tags_must_be_lists_of_one_length(tokens: Any, tags: Any, word
         _read("token_classification", TAGS, {"tokens": tokens, "ner_tags": tags})
 
 
-@pytest.mark.parametrize("index", [-1, 2, 10**30])
-def test_the_predicate_stands_among_the_words(index: int) -> None:
-    columns = {"tokens": "tokens", "predicate_index": "at", "tags": "tags"}
-    record = {"tokens": ["a", "b"], "at": index, "tags": ["O", "B-V"]}
-    with pytest.raises(
-        DataError, match=f"predicate_index is {index}, but the row has 2 tokens.*place among them, from 0"
-    ):
-        _read("semantic_role_labeling", columns, record)
-    with pytest.raises(DataError, match=r"'at' holds 1.0 \(float\), expected a whole number"):
-        _read("semantic_role_labeling", columns, {**record, "at": 1.0})
-
-
 @pytest.mark.parametrize(
     ("columns", "record", "words"),
     [

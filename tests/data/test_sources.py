@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ptuning.data import load_data, load_rows, rows_from_records
+from ptuning.data.sources import HeldOut
 from ptuning.errors import DataError
 
 Folder = Callable[[dict[str, Any]], Path]
@@ -55,14 +56,57 @@ def test_evaluation_holds_out_the_same_rows_as_training(folder: Folder) -> None:
     assert alone.validation == load_data(path, kind="classification").validation
 
 
-def test_limits_keep_train_rows_by_seed_and_the_first_validation_rows(folder: Folder) -> None:
+def test_limits_draw_rows_by_seed(folder: Folder) -> None:
     path = folder({"train.jsonl": ROWS, "validation.jsonl": [*OTHER, *ROWS]})
-    data = load_data(path, kind="classification", max_train_rows=4, max_validation_rows=2)
+    data = load_data(path, kind="classification", max_train_rows=4, max_validation_rows=6)
     assert data.train is not None and len(data.train) == 4 and all(row in ROWS for row in data.train)
-    assert data.validation == [*OTHER, ROWS[0]]
+    assert data.validation is not None and len(data.validation) == 6
+    assert data.validation == [row for row in [*OTHER, *ROWS] if row in data.validation]  # in the order of the file
+    again = [
+        load_data(path, kind="classification", max_validation_rows=6, seed=seed, splits=["validation"]).validation
+        for seed in (11, 12)
+    ]
+    assert again[0] == data.validation != again[1]
     assert "train: 4 of 20 rows used (max_train_rows, seed 11)." in data.notes
-    assert "validation: the first 2 of 21 rows used." in data.notes
+    assert "validation: 6 of 21 rows used (max_validation_rows, seed 11)." in data.notes
     assert load_data(path, kind="classification", max_train_rows=99, max_validation_rows=99).train == ROWS
+
+
+def test_a_limit_on_sorted_validation_rows_keeps_every_class(folder: Folder) -> None:
+    rows = sorted(ROWS, key=lambda row: row["label"])
+    path = folder({"train.jsonl": ROWS, "validation.jsonl": rows})
+    validation = load_data(path, kind="classification", max_validation_rows=7).validation
+    assert validation is not None and {row["label"] for row in validation} == {"no", "yes"}
+
+
+def test_it_is_said_how_rows_were_held_out(folder: Folder) -> None:
+    path = folder({"train.jsonl": ROWS})
+    data = load_data(path, kind="classification", development_fraction=0.25, seed=4)
+    assert data.held_out == HeldOut(4, 0.25)
+    assert load_data(path, kind="classification", splits=["train"]).held_out is None
+    assert load_data(folder({"train.jsonl": ROWS, "dev.jsonl": OTHER}), kind="classification").held_out is None
+
+
+@pytest.mark.parametrize("labels", [["1", "2"], None])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_label_means_in_one_split_alone_what_it_means_among_all(
+    split: Any, labels: list[str] | None, folder: Folder
+) -> None:
+    rows = [{"text": f"t{number}", "label": number % 2} for number in range(6)]
+    files = {"train.jsonl": rows, "validation.jsonl": rows[1::2], "test.jsonl": rows[1::2]}
+    path = folder({**files, "dataset_info.json": '{"label_names": ["1", "2"]}'})
+    every = load_data(path, kind="classification", labels=labels)
+    alone = load_data(path, kind="classification", labels=labels, splits=[split])
+    assert getattr(alone, split) == getattr(every, split)
+    assert {row["label"] for row in getattr(alone, split)} == ({"1", "2"} if split == "train" else {"2"})
+
+
+def test_a_test_split_without_labels_does_not_decide_what_numbers_are(folder: Folder) -> None:
+    rows = [{"text": f"t{number}", "label": 1 + number % 2} for number in range(6)]
+    path = folder({"train.jsonl": rows, "dev.jsonl": rows, "test.jsonl": [{"text": "a", "label": -1}]})
+    for splits in (None, ["validation"]):
+        validation = load_data(path, kind="classification", labels=["1", "2"], splits=splits).validation
+        assert validation is not None and [row["label"] for row in validation] == ["1", "2"] * 3
 
 
 def test_repeated_and_missing_labels_are_said(folder: Folder) -> None:
@@ -276,6 +320,13 @@ def test_rows_to_predict_for_lose_their_labels(folder: Folder) -> None:
     assert load_rows(io.BytesIO(b'{"text": "z"}\n'), "classification") == [{"text": "z"}]
     assert load_rows(io.StringIO('{"text": "z"}\n'), "classification") == [{"text": "z"}]
     assert load_rows(io.BytesIO(b""), "classification") == []
+
+
+def test_ids_of_rows_to_predict_for_do_not_count() -> None:
+    row = {"question": "q", "context": "c"}
+    records = [{"id": "a", **row}, {"id": "a", **row}, row, {"id": None, **row}, {"id": 1.5, **row}]
+    for columns in (None, {"id": "id", "question": "question", "context": "context", "answers": "answers"}):
+        assert rows_from_records(records, "question_answering", columns) == [row] * 5
 
 
 def test_rows_to_predict_for_may_use_columns_or_roles() -> None:

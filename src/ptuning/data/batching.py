@@ -204,18 +204,6 @@ def evaluation_batches(
     return sizes.cut(sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)))
 
 
-def padding_share(
-    batches: Sequence[Sequence[int]], lengths: Sequence[int], num_sequences: Sequence[int] | None = None
-) -> float:
-    """Return which part of all positions is padding, in [0, 1); choices count as long as their example's longest."""
-    real = padded = 0
-    for batch in batches:
-        widths = [1 if num_sequences is None else num_sequences[index] for index in batch]
-        real += sum(lengths[index] * width for index, width in zip(batch, widths, strict=True))
-        padded += max(lengths[index] for index in batch) * sum(widths)
-    return 1 - real / padded if padded else 0.0
-
-
 class _Sizes:
     """How large batches may be: the part that training and evaluation share."""
 

@@ -18,7 +18,6 @@ KIND_ROLES: dict[str, tuple[str, ...]] = {
     "regression": ("text", "text_pair", "label"),
     "multiple_choice": ("text", "question", "choices", "label"),  # and choice1, choice2, ...
     "token_classification": ("tokens", "text", "tags"),
-    "semantic_role_labeling": ("tokens", "predicate_index", "tags"),
     "question_answering": ("id", "question", "context", "answers"),
 }
 LABEL_ROLES = ("label", "tags", "answers")
@@ -189,12 +188,10 @@ class _Search:
             if "tokens" not in self.found and tokens:
                 self.found["tokens"] = "tokens"
         if "tokens" not in self.found and "text" not in self.found:
-            texts = self.unused(_LONE_TEXTS) if self.kind == "token_classification" and not self.require_label else []
+            texts = [] if self.require_label else self.unused(_LONE_TEXTS)
             if len(texts) != 1:
                 raise self.error("no column 'tokens'", "tokens: NAME, tags: NAME")
             self.found["text"] = texts[0]
-        if self.kind == "semantic_role_labeling":
-            self.find_named("predicate_index", required=True)
 
     def find_choices(self) -> None:
         given = [role for role in self.found if _CHOICE_COLUMN.fullmatch(role)]

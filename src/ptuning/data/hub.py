@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ptuning.data.formats import Table
@@ -37,8 +38,9 @@ def open_hub(name: str) -> Mapping[str, Any]:
         loaded: Mapping[str, Any] = datasets.load_dataset(path, config)
     except Exception as error:  # network, authorization, parsing: each library below has exceptions of its own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        where = "" if Path(name).is_dir() else f"there is no directory {name} here, and "
         raise DataError(
-            f"the data set {name!r} could not be loaded ({reason}). Expected a directory, or a data set on "
+            f"{where}the data set {name!r} could not be loaded ({reason}). Expected a directory, or a data set on "
             "https://huggingface.co/datasets as owner/name or owner/name:config. Check the name and the network, or "
             "download it and give the directory."
         ) from error

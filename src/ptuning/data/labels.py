@@ -52,6 +52,11 @@ def checked_names(names: Any, source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def some_are_numbers(names: Sequence[str]) -> bool:
+    """Tell whether a number among the labels could be one of the names, and not only a place among them."""
+    return any(_is_whole(str(name).strip()) for name in names)
+
+
 def shown(names: Sequence[str]) -> str:
     """Write names for a message: ten at most."""
     more = len(names) - _MOST_SHOWN
@@ -101,12 +106,23 @@ def seen_tag_names(rows: Sequence[Row], others: Iterable[Sequence[Row]], source:
 
 
 def name_labels(
-    splits: Mapping[str, tuple[list[Row], Table]], names: tuple[str, ...], *, from_classes: bool, source: str
+    splits: Mapping[str, tuple[list[Row], Table]],
+    names: tuple[str, ...],
+    *,
+    others: Iterable[Any] = (),
+    from_classes: bool,
+    source: str,
 ) -> None:
     """Replace the labels of classification rows by their names, in place.
 
-    Numbers are read as places in `names`, unless all of them are names themselves (`from_classes`: always places, as
-    with Hugging Face's class labels).
+    Numbers are read as places in `names`, unless all of them are names themselves.
+
+    Args:
+        splits: split -> rows and what they were read from.
+        names: in index order.
+        others: raw labels of splits that are not read. How numbers are read is decided over these too.
+        from_classes: whether numbers are always places, as with Hugging Face's class labels.
+        source: who gave the names.
 
     Raises:
         DataError: a label is neither a name nor a place; with the row, the names and the nearest one.
@@ -114,7 +130,9 @@ def name_labels(
     labelled = [
         (row, table.where(index)) for rows, table in splits.values() for index, row in enumerate(rows) if "label" in row
     ]
-    name_of = _namer([_label_text(row["label"], place) for row, place in labelled], names, from_classes)
+    texts = [_label_text(row["label"], place) for row, place in labelled]
+    texts += [str(label).strip() for label in others if not isinstance(label, bool)]
+    name_of = _namer(texts, names, from_classes)
     for row, place in labelled:
         name = name_of(row["label"])
         if name is None:

@@ -26,7 +26,7 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
         table: what was read.
         kind: kind of task.
         columns: role -> column, of `resolve_columns`.
-        labels: whether rows must have labels, may have them (null is none), or lose them.
+        labels: whether rows must have labels, may have them (null is none), or lose them, and their ids too.
 
     Raises:
         DataError: a value is missing, empty, of another type, or contradicts another one; with its place.
@@ -40,14 +40,14 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
         "tags": _list,
         "choices": _choices,
         "id": _identifier,
-        "predicate_index": _integer,
         "answers": _answers,
         "label": _number if kind == "regression" else _anything,
     }
     plain = {role: column for role, column in columns.items() if role in readers}
     choices = [column for role, column in columns.items() if role not in readers]  # choice1, choice2, ...
     if labels == "dropped":
-        plain = {role: column for role, column in plain.items() if role not in LABEL_ROLES}
+        # Predictions come in the order of the rows, so ids need be neither there nor different.
+        plain = {role: column for role, column in plain.items() if role not in (*LABEL_ROLES, "id")}
     rows: list[Row] = []
     for index, record in enumerate(table.records):
         place = table.where(index)
@@ -64,7 +64,7 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
             row["choices"] = _single_choices(record, choices, place)
         _check_row(row, place)
         rows.append(row)
-    if kind == "question_answering":
+    if kind == "question_answering" and labels != "dropped":
         _number_questions(rows, table)
     return rows
 
@@ -108,11 +108,6 @@ def _check_row(row: Row, place: str) -> None:
         raise DataError(
             f"{place}: {len(row['tokens'])} tokens but {len(row['tags'])} tags. "
             "Expected one tag a token; correct the row."
-        )
-    if "predicate_index" in row and not 0 <= row["predicate_index"] < len(row["tokens"]):
-        raise DataError(
-            f"{place}: predicate_index is {row['predicate_index']}, but the row has {len(row['tokens'])} tokens. "
-            "Expected the predicate's place among them, from 0."
         )
     if "answers" in row:
         for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
@@ -216,12 +211,6 @@ def _identifier(value: Any, place: str, column: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise _wrong_type(value, "a string", place, column)
     return str(value)
-
-
-def _integer(value: Any, place: str, column: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong_type(value, "a whole number", place, column)
-    return value
 
 
 def _number(value: Any, place: str, column: str) -> float:

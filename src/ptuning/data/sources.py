@@ -25,6 +25,7 @@ from ptuning.data.labels import (
     seen_label_names,
     seen_tag_names,
     shown,
+    some_are_numbers,
 )
 from ptuning.data.rows import Row, convert_to_bio, read_rows, short
 from ptuning.errors import DataError
@@ -36,15 +37,27 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-TAGGING = ("token_classification", "semantic_role_labeling")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How validation rows were held out of train.
+
+    Attributes:
+        seed: that drew them.
+        development_fraction: part of train, in (0, 1).
+    """
+
+    seed: int
+    development_fraction: float
 
 
 @dataclass(frozen=True)
 class TaskData:
     """The rows of a task, ready for its kind.
 
-    A row is a dict of roles: `text`, `text_pair`, `question`, `choices`, `tokens`, `predicate_index`, `id`, `context`,
-    and what is to be predicted: `label` (class name, float, or number of the right choice), `tags` (BIO), or `answers`
+    A row is a dict of roles: `text`, `text_pair`, `question`, `choices`, `tokens`, `id`, `context`, and what is
+    to be predicted: `label` (class name, float, or number of the right choice), `tags` (BIO), or `answers`
     ({"text": [...], "answer_start": [...]}, characters). A row without label lacks that key.
 
     Attributes:
@@ -55,6 +68,7 @@ class TaskData:
         columns: role -> column that was read.
         source: the path or name that was given.
         notes: what the user should know, one sentence each.
+        held_out: how validation was drawn from train; None where it has rows of its own, or was not asked for.
     """
 
     train: list[Row] | None
@@ -64,6 +78,7 @@ class TaskData:
     columns: dict[str, str]
     source: str
     notes: tuple[str, ...]
+    held_out: HeldOut | None = None
 
 
 def load_data(
@@ -87,19 +102,24 @@ def load_data(
         columns: role -> column where the well-known names do not fit.
         labels: names of the classes or tags, in order. Without them: `label_names` in `dataset_info.json` beside the
             files, else the class names inside the data, else the sorted values of train.
-        seed: for the held-out rows and for which train rows `max_train_rows` keeps.
+        seed: for the held-out rows, and for which rows `max_train_rows` and `max_validation_rows` keep.
         development_fraction: part of train held out when there is no validation file, in (0, 1).
         max_train_rows: keep this many train rows, drawn by seed after rows were held out.
-        max_validation_rows: keep the first so many validation rows.
+        max_validation_rows: keep this many validation rows, drawn by seed, in the order of the file.
         splits: what to load; each must be there, only validation may be held out from train. Without it: all, and
-            only train must be there.
+            only train must be there. Whatever is loaded, whether numbers are label names or places among them is
+            decided over all splits, so that a label means the same in each.
 
     Raises:
         DataError: files, columns, labels or values are not what the kind needs.
     """
     _check_arguments(kind, development_fraction, max_train_rows, max_validation_rows, splits)
     wanted: set[Split] = set(SPLIT_NAMES) if splits is None else set(splits)
-    tables, available = _load_tables(path, kind, wanted)
+    all_matter = kind == "classification" and (labels is None or some_are_numbers(labels))
+    tables, available = _load_tables(path, kind, None if all_matter else wanted)
+    needed = _needed(available, wanted)
+    others = {split: table for split, table in tables.items() if split not in needed}
+    tables = {split: table for split, table in tables.items() if split in needed}
     notes: list[str] = []
     held_out_needed = "validation" in wanted and "validation" not in tables
     missing: Split | None = None
@@ -125,8 +145,9 @@ def load_data(
         source=first.name,
     )
     rows = {split: _read_split(split, table, kind, roles, notes) for split, table in tables.items()}
-    label_names = _name_everything(rows, tables, kind, roles, labels, Path(path), notes)
+    label_names = _name_everything(rows, tables, others, kind, roles, labels, Path(path), notes)
 
+    held_out = HeldOut(seed, development_fraction) if held_out_needed else None
     if held_out_needed:
         rows["train"], rows["validation"] = _hold_out(rows["train"], development_fraction, seed, tables["train"].name)
         notes.append(
@@ -142,8 +163,10 @@ def load_data(
         if unseen:
             notes.append(f"No train row has the label {shown(unseen)}.")
     if "validation" in rows and max_validation_rows is not None and max_validation_rows < len(rows["validation"]):
-        notes.append(f"validation: the first {max_validation_rows} of {len(rows['validation'])} rows used.")
-        rows["validation"] = rows["validation"][:max_validation_rows]
+        num_rows = len(rows["validation"])
+        notes.append(f"validation: {max_validation_rows} of {num_rows} rows used (max_validation_rows, seed {seed}).")
+        drawn = random.Random(f"validation rows {seed}").sample(range(num_rows), max_validation_rows)
+        rows["validation"] = [rows["validation"][index] for index in sorted(drawn)]
     if "train" in rows and "validation" in rows:
         repeated = _count_repeated(rows["validation"], rows["train"])
         if repeated:
@@ -156,6 +179,7 @@ def load_data(
         columns=roles,
         source=str(path),
         notes=tuple(notes),
+        held_out=held_out,
     )
 
 
@@ -283,9 +307,9 @@ def _what_was_expected(kind: str) -> str:
 
 
 def _load_tables(
-    path: str | Path, kind: str, wanted: Collection[Split]
+    path: str | Path, kind: str, wanted: Collection[Split] | None
 ) -> tuple[dict[Split, Table], Collection[Split]]:
-    """Read the wanted splits, and train too when validation has to come from it; return which there are, too."""
+    """Read the wanted splits (None: all), and train too when validation comes from it; return which there are, too."""
     if not str(path).strip():
         raise DataError(f"the path of the data is empty. {_what_was_expected(kind)}")
     directory = Path(path)
@@ -308,7 +332,9 @@ def _load_tables(
     return _hub_splits(str(path), wanted)
 
 
-def _needed(available: Collection[Split], wanted: Collection[Split]) -> set[Split]:
+def _needed(available: Collection[Split], wanted: Collection[Split] | None) -> set[Split]:
+    if wanted is None:
+        return set(available)
     extra: set[Split] = {"train"} if "validation" in wanted and "validation" not in available else set()
     return set(wanted) | extra
 
@@ -330,7 +356,7 @@ def _split_files(directory: Path, kind: str) -> dict[Split, Path]:
     return files
 
 
-def _hub_splits(name: str, wanted: Collection[Split]) -> tuple[dict[Split, Table], Collection[Split]]:
+def _hub_splits(name: str, wanted: Collection[Split] | None) -> tuple[dict[Split, Table], Collection[Split]]:
     loaded = open_hub(name)
     found = {split: next((own for own in names if own in loaded), None) for split, names in SPLIT_NAMES.items()}
     available: list[Split] = [split for split, own in found.items() if own]
@@ -369,20 +395,32 @@ def _read_split(split: Split, table: Table, kind: str, roles: dict[str, str], no
 def _name_everything(
     rows: dict[Split, list[Row]],
     tables: dict[Split, Table],
+    others: dict[Split, Table],
     kind: str,
     roles: dict[str, str],
     labels: Sequence[str] | None,
     directory: Path,
     notes: list[str],
 ) -> tuple[str, ...] | None:
-    """Turn raw labels and tags into names, in place, and return the names."""
+    """Turn raw labels and tags into names, in place, and return the names.
+
+    Args:
+        rows: of the splits that were asked for.
+        tables: what they were read from.
+        others: the other splits, whose labels are only looked at.
+        kind: kind of task.
+        roles: role -> column.
+        labels: names that were given.
+        directory: where the data are.
+        notes: what is said to the user; added to.
+    """
     if kind in ("regression", "question_answering"):
         if labels is not None:
             raise DataError(f"data.labels names {len(labels)} classes, but {kind} has none. Leave data.labels out.")
         return None
-    column = roles.get("tags" if kind in TAGGING else "label", "")
+    column = roles.get("tags" if kind == "token_classification" else "label", "")
     pairs: dict[str, tuple[list[Row], Table]] = {split: (rows[split], tables[split]) for split in rows}
-    names, source, from_classes = _given_names(tables, column, labels, directory)
+    names, source = _given_names({**tables, **others}, column, labels, directory)
     if kind == "multiple_choice":
         choices = [name for role, name in roles.items() if role.startswith("choice") and role != "choices"]
         number_choices(pairs, choices, names)
@@ -391,7 +429,14 @@ def _name_everything(
     if kind == "classification":
         if names is None:
             names, source = seen_label_names(rows[lead], tables[lead]), f"{lead} (its sorted values)"
-        name_labels(pairs, names, from_classes=from_classes, source=source)
+        every = [*tables.values(), *others.values()]
+        name_labels(
+            pairs,
+            names,
+            others=[label for split, table in others.items() for label in _raw_labels(split, table, column)],
+            from_classes=any(column in table.class_names for table in every),
+            source=source,
+        )
     else:
         if names is not None:
             name_tags(pairs, names, source=source)
@@ -408,17 +453,24 @@ def _name_everything(
 
 def _given_names(
     tables: dict[Split, Table], column: str, labels: Sequence[str] | None, directory: Path
-) -> tuple[tuple[str, ...] | None, str, bool]:
-    """Return the label names that somebody wrote down, who did, and whether numbers are always places in them."""
+) -> tuple[tuple[str, ...] | None, str]:
+    """Return the label names that somebody wrote down, and who did."""
     if labels is not None:
-        return checked_names(labels, "data.labels"), "data.labels", False
+        return checked_names(labels, "data.labels"), "data.labels"
     names = info_label_names(directory, column) if directory.is_dir() else None
     if names is not None:
-        return names, str(directory / INFO_FILE), False
+        return names, str(directory / INFO_FILE)
     for table in tables.values():
         if column in table.class_names:
-            return checked_names(table.class_names[column], f"the classes of {table.name}"), table.name, True
-    return None, "", False
+            return checked_names(table.class_names[column], f"the classes of {table.name}"), table.name
+    return None, ""
+
+
+def _raw_labels(split: Split, table: Table, column: str) -> list[Any]:
+    """Return the labels of a split as they stand in its file; none where a test split is unlabelled (all -1)."""
+    found = [value for record in table.records if (value := record.get(column)) is not None]
+    is_unlabelled = split == "test" and all(value in (-1, "-1") for value in found)
+    return [] if is_unlabelled else found
 
 
 def _hold_out(rows: list[Row], fraction: float, seed: int, name: str) -> tuple[list[Row], list[Row]]:
