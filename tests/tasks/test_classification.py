@@ -22,7 +22,7 @@ def test_perfect_logits_score_one(tokenizer: Any, perfect_logits: Any, batch_los
     assert [example.label for example in examples] == [1, 2, 0] * 4
     logits = perfect_logits(KIND, examples)
     scores = KIND.score(KIND.predict(logits, examples, ROWS), ROWS)
-    assert scores == {"accuracy": 1.0, "f1": 1.0, "f1_macro": 1.0, "matthews": 1.0}
+    assert scores == {"accuracy": 1.0, "f1": 1.0, "f1_macro": 1.0, "f1_micro": 1.0, "matthews": 1.0}
     assert batch_loss(KIND, logits, examples) == pytest.approx(0.0, abs=1e-6)
 
 
@@ -84,11 +84,11 @@ def test_from_data_takes_the_label_names() -> None:
 def test_mistakes_are_named(tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match="at least two different labels"):
         Classification(("one",))
-    with pytest.raises(DataError, match="row 1 has the label 'never', expected one of no, maybe, yes"):
+    with pytest.raises(DataError, match="row 2 has the label 'never', expected one of no, maybe, yes"):
         KIND.encode([{"text": "a", "label": "no"}, {"text": "a", "label": "never"}], tokenizer, 16, training=True)
-    with pytest.raises(DataError, match="row 0 has a 'text_pair', but row 1 has none"):
+    with pytest.raises(DataError, match="row 1 has a 'text_pair', but row 2 has none"):
         KIND.encode([{"text": "a", "text_pair": "b"}, {"text": "a"}], tokenizer, 16, training=False)
     with pytest.raises(ConfigError, match="max_length is 4, but the tokenizer adds 3 special tokens, so at least 5"):
         KIND.encode(ROWS, tokenizer, 4, training=True)
-    with pytest.raises(DataError, match="row 0 has no 'text', only 'sentence'"):
+    with pytest.raises(DataError, match="row 1 has no 'text', only 'sentence'"):
         KIND.encode([{"sentence": "a"}], tokenizer, 16, training=False)

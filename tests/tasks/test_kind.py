@@ -49,7 +49,7 @@ def test_one_prediction_is_not_constant(kind: TaskKind) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=ids)
 def test_training_rows_need_labels(kind: TaskKind, tokenizer: Any) -> None:
     row = {"text": "a", "choices": ["b", "c"], "tokens": ["a"], "question": "q", "context": "c"}
-    with pytest.raises(DataError, match=f"row 0 has no '{kind.label_role}'"):
+    with pytest.raises(DataError, match=f"row 1 has no '{kind.label_role}'"):
         kind.encode([row], tokenizer, 32, training=True)
     assert kind.encode([row], tokenizer, 32, training=False)[0].label is None
 
@@ -68,6 +68,27 @@ def test_saved_kinds_with_other_options_are_refused() -> None:
         kind_from_dict({"kind": "multiple_choice", "beam": 3})
 
 
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        ({"kind": ["classification"]}, r"of kind \['classification'\], expected one of classification"),
+        (
+            {"kind": "classification", "label_names": ["no", "no"]},
+            "options that do not fit: label_names are .*different",
+        ),
+        ({"kind": "classification", "label_names": 3}, "options that do not fit: "),
+        ({"kind": "token_classification", "label_names": ["O", 1]}, "options that do not fit: "),
+        ({"kind": "regression", "mean": "high"}, "options that do not fit: "),
+        ({"kind": "regression", "standard_deviation": 0.0}, "options that do not fit: mean is 0.0 and standard_dev"),
+        ({"kind": "question_answering", "doc_stride": -1}, "options that do not fit: doc_stride must be at least 0"),
+        ({"kind": "question_answering", "doc_stride": None}, "options that do not fit: "),
+    ],
+)
+def test_a_saved_kind_whose_options_do_not_fit_is_a_damaged_checkpoint(saved: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        kind_from_dict(saved)
+
+
 def test_an_unknown_kind_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="kind must be one of classification, .*question_answering, got 'ner'"):
         get_kind("ner")
@@ -75,7 +96,7 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
 
 def test_scoring_needs_labels_and_one_prediction_a_row() -> None:
     kind = KINDS[0]
-    with pytest.raises(DataError, match="row 0 has no 'label'"):
+    with pytest.raises(DataError, match="row 1 has no 'label'"):
         kind.score([{"label": "no"}], [{"text": "a"}])
     with pytest.raises(DataError, match="got 1 predictions for 2 rows"):
         kind.score([{"label": "no"}], [{"text": "a", "label": "no"}] * 2)

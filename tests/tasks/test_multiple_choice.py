@@ -64,7 +64,7 @@ def test_majority_score_is_that_of_the_best_constant_choice() -> None:
 
 
 def test_mistakes_are_named(tokenizer: Any) -> None:
-    with pytest.raises(DataError, match="row 0 has 1 choices, expected at least 2"):
+    with pytest.raises(DataError, match="row 1 has 1 choices, expected at least 2"):
         KIND.encode([{"text": "a", "choices": ["b"]}], tokenizer, 16, training=False)
-    with pytest.raises(DataError, match="row 0 has the label 2, expected the number of its right choice, from 0 to 1"):
+    with pytest.raises(DataError, match="row 1 has the label 2, expected the number of its right choice, from 0 to 1"):
         KIND.encode([{"text": "a", "choices": ["b", "c"], "label": 2}], tokenizer, 16, training=True)

@@ -122,7 +122,7 @@ def test_an_answer_that_fits_into_no_window_is_said(tokenizer: Any, caplog: pyte
 def test_a_long_question_that_leaves_no_room_is_refused_with_its_lengths(tokenizer: Any) -> None:
     row = {**_row(FILLER, ""), "question": "why " * 40, "id": "q7"}
     with pytest.raises(
-        DataError, match=r"row 1 \(id 'q7'\): its question has 40 tokens, which leaves 5 of max_length 48"
+        DataError, match=r"row 2 \(id 'q7'\): its question has 40 tokens, which leaves 5 of max_length 48"
     ):
         KIND.encode([ROWS[0], row], tokenizer, 48, training=False)
     short = {**row, "context": "Because."}  # fits as a whole

@@ -171,11 +171,11 @@ def test_mistakes_are_named(tokenizer: Any) -> None:
         TokenClassification(("O", "PER"))
     with pytest.raises(ConfigError, match="expected BIO tags.*Add O"):
         TokenClassification(("B-X", "I-X"))
-    with pytest.raises(DataError, match="row 0 has the tag 'B-ORG' at 'ACME', expected one of O, B-PER"):
+    with pytest.raises(DataError, match="row 1 has the tag 'B-ORG' at 'ACME', expected one of O, B-PER"):
         KIND.encode([_row("ACME/B-ORG")], tokenizer, 16, training=True)
-    with pytest.raises(DataError, match="row 0 has 1 tags for 2 tokens"):
+    with pytest.raises(DataError, match="row 1 has 1 tags for 2 tokens"):
         KIND.encode([{"tokens": ["a", "b"], "tags": ["O"]}], tokenizer, 16, training=True)
-    with pytest.raises(DataError, match="row 0 has neither 'tokens' nor 'text', only 'sentence'"):
+    with pytest.raises(DataError, match="row 1 has neither 'tokens' nor 'text', only 'sentence'"):
         KIND.encode([{"sentence": "a"}], tokenizer, 16, training=False)
     with pytest.raises(ConfigError, match="max_length is 2, but the tokenizer adds 2 special tokens"):
         KIND.encode(ROWS, tokenizer, 2, training=True)

@@ -50,12 +50,12 @@ def kind_from_dict(values: Mapping[str, Any]) -> TaskKind:
     """Return the kind that `TaskKind.to_dict` wrote.
 
     Raises:
-        CheckpointError: the kind or one of its options is unknown, or an option is missing.
+        CheckpointError: the kind or one of its options is unknown or does not fit, or an option is missing.
     """
     name = values.get("kind")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise CheckpointError(
             f"the task is of kind {name!r}, expected one of {', '.join(KINDS)}. "
             "It may come from a newer version: upgrade ptuning."
         )
-    return get_kind(str(name)).from_dict(values)
+    return get_kind(name).from_dict(values)

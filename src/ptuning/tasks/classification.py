@@ -58,7 +58,7 @@ class Classification(TaskKind):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        return ("accuracy", "f1", "f1_macro", "matthews")
+        return ("accuracy", "f1", "f1_macro", "f1_micro", "matthews")
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, max_length: int, *, training: bool) -> list[Example]:
         labelled = has_labels(rows, ["text"], self.label_role, training=training)
@@ -78,7 +78,7 @@ class Classification(TaskKind):
             return self.label_names.index(label)
         except ValueError:
             raise DataError(
-                f"row {row} has the label {label!r}, expected one of {', '.join(self.label_names)}. "
+                f"row {row + 1} has the label {label!r}, expected one of {', '.join(self.label_names)}. "
                 "Correct the row, or give all names in data.labels."
             ) from None
 
@@ -94,14 +94,15 @@ class Classification(TaskKind):
         return predictions
 
     def score(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        """Return accuracy, f1 (of the second label of two, else f1_macro), f1_macro and matthews."""
+        """Return accuracy, f1 (of the second label of two, else f1_macro), f1_macro, f1_micro and matthews."""
         references = references_of(rows, self.label_role, predictions)
         labels = [prediction["label"] for prediction in predictions]
         macro = metrics.f1(labels, references, self.label_names, average="macro")
+        micro = metrics.f1(labels, references, self.label_names, average="micro")
         binary = (
             metrics.f1(labels, references, self.label_names) if self.num_outputs == 2 else {"f1": macro["f1_macro"]}
         )
-        return metrics.accuracy(labels, references) | binary | macro | metrics.matthews(labels, references)
+        return metrics.accuracy(labels, references) | binary | macro | micro | metrics.matthews(labels, references)
 
     def constant_predictions(self, rows: Sequence[Row]) -> list[Prediction]:
         label = Counter(row["label"] for row in rows).most_common(1)[0][0]

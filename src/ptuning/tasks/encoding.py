@@ -71,7 +71,8 @@ def text_pairs(rows: Sequence[dict[str, Any]]) -> list[str] | None:
     if len(with_pair) < len(rows):
         without = next(index for index, row in enumerate(rows) if "text_pair" not in row)
         raise DataError(
-            f"row {with_pair[0]} has a 'text_pair', but row {without} has none. Expected it in all rows or in none."
+            f"row {with_pair[0] + 1} has a 'text_pair', but row {without + 1} has none. Expected it in all rows or "
+            "in none."
         )
     return [row["text_pair"] for row in rows]
 

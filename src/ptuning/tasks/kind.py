@@ -150,7 +150,7 @@ class TaskKind(ABC):
         """Return what `to_dict` wrote.
 
         Raises:
-            CheckpointError: it is of another kind, an option is unknown, or a needed one is missing.
+            CheckpointError: it is of another kind, an option is unknown or does not fit, or a needed one is missing.
         """
         options = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key != "kind"
@@ -164,7 +164,13 @@ class TaskKind(ABC):
                 f"kind {cls.name!r} with {', '.join(fields) or 'no options'}. "
                 "It is damaged or from a newer version: restore it, or upgrade ptuning."
             )
-        return cls(**options)
+        try:
+            return cls(**options)
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the task is saved as kind {cls.name!r} with options that do not fit: {str(error).rstrip('.')}. "
+                "It is damaged: restore it from where it came from."
+            ) from error
 
 
 def has_labels(rows: Sequence[Row], roles: Sequence[str], label_role: str, *, training: bool) -> bool:
@@ -184,7 +190,7 @@ def has_labels(rows: Sequence[Row], roles: Sequence[str], label_role: str, *, tr
         for role in needed:
             if role not in row:
                 raise DataError(
-                    f"row {index} has no {role!r}, only {', '.join(map(repr, row)) or 'nothing'}. Expected "
+                    f"row {index + 1} has no {role!r}, only {', '.join(map(repr, row)) or 'nothing'}. Expected "
                     f"{', '.join(map(repr, needed))}; correct the row, or say which column it is in data.columns."
                 )
     return bool(rows) and all(label_role in row for row in rows)
@@ -210,7 +216,7 @@ def references_of(rows: Sequence[Row], label_role: str, predictions: Sequence[Pr
     for index, row in enumerate(rows):
         if label_role not in row:
             raise DataError(
-                f"row {index} has no {label_role!r}, expected one to score against. Score labelled rows only."
+                f"row {index + 1} has no {label_role!r}, expected one to score against. Score labelled rows only."
             )
     if len(predictions) != len(rows):
         raise DataError(

@@ -102,9 +102,9 @@ def _first_segment(row: Row) -> str:
 def _check_choices(row: Row, index: int) -> None:
     count = len(row["choices"])
     if count < 2:
-        raise DataError(f"row {index} has {count} choices, expected at least 2. Correct or remove the row.")
+        raise DataError(f"row {index + 1} has {count} choices, expected at least 2. Correct or remove the row.")
     if "label" in row and not 0 <= row["label"] < count:
         raise DataError(
-            f"row {index} has the label {row['label']!r}, expected the number of its right choice, from 0 to "
+            f"row {index + 1} has the label {row['label']!r}, expected the number of its right choice, from 0 to "
             f"{count - 1}. Correct the row."
         )

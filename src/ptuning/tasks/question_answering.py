@@ -316,6 +316,6 @@ def _best_spans(logits: npt.NDArray[np.float64], offsets: Offsets, context: str)
 def _no_room(row: Row, index: int, question_tokens: int, room: int, max_length: int) -> DataError:
     name = f" (id {row['id']!r})" if "id" in row else ""
     return DataError(
-        f"row {index}{name}: its question has {question_tokens} tokens, which leaves {max(room, 0)} of max_length "
+        f"row {index + 1}{name}: its question has {question_tokens} tokens, which leaves {max(room, 0)} of max_length "
         f"{max_length} for the context, expected at least {_MIN_ROOM}. Shorten the question or raise data.max_length."
     )

@@ -126,13 +126,13 @@ class TokenClassification(TaskKind):
     def _indices(self, row: Row, index: int) -> list[int]:
         if "tokens" not in row or len(row["tokens"]) != len(row["tags"]):
             raise DataError(
-                f"row {index} has {len(row['tags'])} tags for {len(row.get('tokens', ()))} tokens, expected one tag a "
-                "token. Correct the row (raw text cannot have tags)."
+                f"row {index + 1} has {len(row['tags'])} tags for {len(row.get('tokens', ()))} tokens, expected one "
+                "tag a token. Correct the row (raw text cannot have tags)."
             )
         for word, tag in zip(row["tokens"], row["tags"], strict=True):
             if tag not in self.label_names:
                 raise DataError(
-                    f"row {index} has the tag {tag!r} at {word!r}, expected one of {', '.join(self.label_names)}. "
+                    f"row {index + 1} has the tag {tag!r} at {word!r}, expected one of {', '.join(self.label_names)}. "
                     "Correct the row, or give all tags in data.labels."
                 )
         return [self.label_names.index(tag) for tag in row["tags"]]
@@ -179,7 +179,7 @@ def _words(row: Row, index: int) -> tuple[list[str], list[tuple[int, int]] | Non
         return row["tokens"], None
     if "text" not in row:
         raise DataError(
-            f"row {index} has neither 'tokens' nor 'text', only {', '.join(map(repr, row)) or 'nothing'}. "
+            f"row {index + 1} has neither 'tokens' nor 'text', only {', '.join(map(repr, row)) or 'nothing'}. "
             "Give a list of words, or raw text."
         )
     spans = split_words(row["text"])
