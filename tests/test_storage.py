@@ -130,10 +130,31 @@ def test_a_replacement_clears_what_a_killed_one_left(tmp_path: Path) -> None:
 
 def test_what_a_running_process_writes_is_left_alone(tmp_path: Path) -> None:
     target = replace_directory(tmp_path / "prompt", _write("old"))
-    for name in (f".prompt.new-{os.getppid()}", ".prompt.new-word", f".prompts.new-{2**30}"):
+    host = storage._HOST
+    for name in (f".prompt.new-{host}-{os.getppid()}", f".prompt.new-{host}-word", f".prompts.new-{host}-{2**30}"):
         (tmp_path / name).mkdir()
     recover_directory(target)
     assert len(_names(tmp_path)) == 4
+
+
+def test_what_a_process_on_another_machine_writes_is_left_alone(tmp_path: Path) -> None:
+    target = replace_directory(tmp_path / "prompt", _write("old"))
+    theirs = [f".prompt.new-{host}-{2**30}" for host in ("other-machine-7", f"{storage._HOST}-2")]
+    for name in (*theirs, f".prompt.new-{storage._HOST}-{2**30}"):
+        (tmp_path / name).mkdir()
+    recover_directory(target)
+    assert _names(tmp_path) == sorted([*theirs, "prompt"])
+
+
+def test_a_name_of_dots_means_the_directory_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = replace_directory(tmp_path / "prompt", _write("old"))
+    target.rename(tmp_path / ".prompt.old")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    recover_directory(Path("..") / "prompt")
+    assert _text(target) == "old"
+    recover_directory(".")
+    assert _names(tmp_path) == ["other", "prompt"]
 
 
 def test_a_reader_that_recovers_between_the_renames_does_not_break_the_writer(
@@ -201,7 +222,7 @@ def test_everything_is_flushed_before_it_is_moved_into_place(tmp_path: Path, mon
     monkeypatch.setattr(storage, "_flush", lambda path: flushed.append(path.name))
     monkeypatch.setattr(os, "rename", lambda source, destination: flushed.append("rename"))
     replace_directory(tmp_path / "prompt", _write("new"))
-    assert sorted(flushed[:3]) == [f".prompt.new-{os.getpid()}", "a.txt", "inner"]
+    assert sorted(flushed[:3]) == [f".prompt.new-{storage._HOST}-{os.getpid()}", "a.txt", "inner"]
     assert flushed[3:] == ["rename", tmp_path.name]
 
 

@@ -2,6 +2,9 @@
 
 A directory cannot be replaced by one rename on every system. The old one is moved aside, the new one moved in, the
 old one deleted; `recover_directory` puts an old one back if a process died between the first two.
+
+Temporary names hold the machine and the process that writes, so that on a shared disk nobody takes the files of a
+process elsewhere, whose number says nothing here, for those of a dead one.
 """
 
 from __future__ import annotations
@@ -9,9 +12,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
+
+_HOST = re.sub(r"[^\w.-]", "_", socket.gethostname())
 
 
 def replace_directory(directory: str | Path, write: Callable[[Path], None]) -> Path:
@@ -28,12 +35,12 @@ def replace_directory(directory: str | Path, write: Callable[[Path], None]) -> P
         OSError: a disk problem, or a file stands there; what was there before is untouched, and the temporary
             directory is removed.
     """
-    directory = Path(directory)
+    given, directory = Path(directory), Path(directory).resolve()
     if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(f"{directory} is a file, expected a directory or nothing. Give another path.")
+        raise NotADirectoryError(f"{given} is a file, expected a directory or nothing. Give another path.")
     directory.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(directory)
-    temporary = directory.parent / f".{directory.name}.new-{os.getpid()}"
+    temporary = directory.parent / _temporary_name(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -48,12 +55,12 @@ def replace_directory(directory: str | Path, write: Callable[[Path], None]) -> P
         raise
     _flush(directory.parent)
     shutil.rmtree(_old(directory), ignore_errors=True)
-    return directory
+    return given
 
 
 def recover_directory(directory: str | Path) -> None:
     """Puts the previous directory back if a process died while replacing it, and clears what dead processes left."""
-    directory = Path(directory)
+    directory = Path(directory).resolve()
     old = _old(directory)
     if old.exists():
         if not directory.exists():
@@ -64,7 +71,8 @@ def recover_directory(directory: str | Path) -> None:
                     raise
         shutil.rmtree(old, ignore_errors=True)
     for left in directory.parent.glob(f".{glob.escape(directory.name)}.new-*"):
-        if not _is_running(left.name.rpartition("-")[2]):
+        host, _, process = left.name.removeprefix(f".{directory.name}.new-").rpartition("-")
+        if host == _HOST and not _is_running(process):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -85,7 +93,7 @@ def replace_file(path: str | Path, text: str) -> None:
     """Writes a text file so that it is whole or as before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+    temporary = path.with_name(_temporary_name(path))
     try:
         temporary.write_text(text, encoding="utf-8")
         _flush(temporary)
@@ -98,6 +106,10 @@ def sha256_of(path: str | Path) -> str:
     """Hex digest of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary_name(path: Path) -> str:
+    return f".{path.name}.new-{_HOST}-{os.getpid()}"
 
 
 def _old(directory: Path) -> Path:
