@@ -170,6 +170,17 @@ def test_without_heads_all_rows_go_to_the_first(
     assert not torch.equal(model.logits(**batch, token_type_ids=token_types), output.logits)
 
 
+def test_the_logits_of_one_task_do_without_rows(
+    make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make_backbone()
+    model = PromptedModel(backbone, _bank(backbone, 4), _heads()).eval()
+    batch = ragged_batch(backbone.model.config, LENGTHS)
+    expected = model(**batch)[0].logits
+    monkeypatch.setattr("ptuning.model.HeadOutput", None)  # which rows they are of is nobody's question
+    assert torch.equal(model.logits(**batch), expected)
+
+
 @pytest.mark.parametrize("heads", [[0, 1], [0, 1, 3], [0, -1, 1]])
 def test_wrong_heads_are_errors(
     heads: list[int], make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ptuning
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.families import find_trunk
+from ptuning.backbones.recomputation import start_recomputing
 
 TinyModel = Callable[..., Any]
 RaggedBatch = Callable[..., dict[str, Tensor]]
@@ -74,3 +75,20 @@ def test_keys_and_values_of_two_dtypes_get_each_their_own(
     torch.testing.assert_close(lower.float(), full, rtol=0, atol=0.05 * full.detach().abs().max().item())
     lower.float().square().sum().backward()
     assert prompts.grad is not None and prompts.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta", "t5", "eurobert"])
+def test_layers_that_are_checkpointed_share_what_was_cast(
+    name: str, tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        model = tiny_model(name, dtype=torch.float64).train()  # prompts are float32
+        if checkpointed:
+            start_recomputing(model)
+        prompts = _prompts(model).requires_grad_()
+        ptuning.attach(model, prompts)
+        model(**ragged_batch(model.config, (9, 6)))[0].square().sum().backward()
+        assert prompts.grad is not None
+        gradients.append(prompts.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)

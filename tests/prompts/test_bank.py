@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptuning.errors import ConfigError, PromptError
 from ptuning.prompts import DeepPrompts, GatheredPrompts, GivenPrompts, PromptBank
@@ -209,3 +210,31 @@ def test_what_a_set_of_entries_needs_is_made_once_and_for_training_too() -> None
     _prompts(again).sum().backward()
     for module, uses in zip(bank.prompts, (2, 1), strict=True):
         assert (module.prompts.grad == uses).all()  # type: ignore[union-attr]
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_one_entry_for_all_rows_makes_no_tensor_but_a_view() -> None:
+    bank = _bank((5, "all", "unshifted"))
+    with _Operations() as operations:
+        bank(None, 7)
+    assert operations.names == ["aten.unsqueeze.default"]
+
+
+def test_gathering_never_waits_for_the_device_of_the_prompts() -> None:
+    """On `meta` there are no numbers that could be read."""
+    bank = PromptBank(LAYERS)
+    for length, layers in ((2, "all"), (3, "last:2")):
+        prompts = torch.empty(4 if layers == "all" else 2, 2, HEADS, length, DIM, device="meta")
+        bank.add(GivenPrompts(prompts), layers=layers, positions="shifted")
+    gathered = bank(torch.tensor([0, 1, 1]), 3)
+    assert _prompts(gathered).device.type == "meta" and gathered.mask is not None
+    assert tuple(gathered.mask.shape) == (LAYERS, 3, 3) and gathered.longest_shift == 3

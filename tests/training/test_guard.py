@@ -42,6 +42,13 @@ def test_collapse_names_the_majority_score_and_the_settings_to_change(config: Ru
     assert "most frequent answer does" not in collapse_advice(config, "accuracy", 0.52, None)
 
 
+def test_collapse_with_the_mlp_names_no_start_that_it_does_not_have() -> None:
+    config = load_config(None, {"task": "classification", "prompts.reparameterization": "mlp"})
+    advice = collapse_advice(config, "accuracy", 0.52, None)
+    assert "three times that), or prompts.reparameterization to none; more training.epochs" in advice
+    assert "init" not in advice
+
+
 def test_memory_errors_of_every_device_are_known() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))

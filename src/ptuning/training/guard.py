@@ -38,11 +38,13 @@ def collapse_advice(config: RunConfig, metric: str, score: float, majority: floa
     training, prompts = config.training, config.prompts
     against = "" if majority is None else f", as always giving the most frequent answer does ({majority:.3f})"
     other_std = 0.02 if prompts.init_std > 0.1 else 1.0
+    start = f"prompts.init_std (now {prompts.init_std:g}; try {other_std:g}), or prompts.init to tokens"
+    if prompts.reparameterization == "mlp":
+        start = "or prompts.reparameterization to none"  # the MLP has one start
     return (
         f"every validation row gets the same answer: {metric} is {score:.3f}{against}. The prompts have collapsed or "
         f"not started to learn. Change training.learning_rate (now {training.learning_rate:g}; try a third or three "
-        f"times that), prompts.init_std (now {prompts.init_std:g}; try {other_std:g}), or prompts.init to tokens; "
-        f"more training.epochs (now {training.epochs}) help small data sets."
+        f"times that), {start}; more training.epochs (now {training.epochs}) help small data sets."
     )
 
 
