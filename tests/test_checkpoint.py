@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +22,11 @@ from ptuning.checkpoint import (
     FORMAT_VERSION,
     TENSORS_FILE,
     SavedPrompt,
+    _digest_of,
     find_prompt,
     load_tensors_into,
     read_config,
+    read_directory,
     read_prompt,
     save_prompt,
 )
@@ -58,11 +65,13 @@ def prompt(tmp_path: Path) -> Path:
     return save_prompt(tmp_path / "run" / "prompt", _saved())
 
 
-def _edit(prompt: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes config.json."""
+def _edit(prompt: Path, change: Callable[[dict[str, Any]], object], *, resign: bool = True) -> None:
+    """Changes config.json, and its digest unless `resign` is off."""
     path = prompt / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     change(config)
+    if resign and "digest" in config:
+        config["digest"] = _digest_of(config)
     path.write_text(json.dumps(config), encoding="utf-8")
 
 
@@ -138,12 +147,70 @@ def test_the_config_says_what_the_prompt_is(prompt: Path) -> None:
     assert config["files"] == {TENSORS_FILE: sha256_of(prompt / TENSORS_FILE)}
 
 
-def test_saving_replaces_the_whole_directory(prompt: Path) -> None:
-    (prompt / "left.txt").touch()
+def test_saving_replaces_the_prompt_that_is_there(prompt: Path) -> None:
+    (prompt / "README.md").unlink()
     save_prompt(prompt, _saved(method="other"))
-    assert not (prompt / "left.txt").exists()
     assert read_prompt(prompt).method == "other"
     assert [entry.name for entry in prompt.parent.iterdir()] == ["prompt"]
+
+
+def test_saving_deletes_nothing_of_others(prompt: Path, tmp_path: Path) -> None:
+    for name in "abcdefg":
+        (prompt / f"{name}.txt").write_text("mine")
+    before = _content(prompt)
+    with pytest.raises(CheckpointError) as caught:
+        save_prompt(prompt, _saved(method="other"))
+    assert str(caught.value) == (
+        f"{prompt} holds a.txt, b.txt, c.txt, d.txt, e.txt and 2 more, and a prompt would replace the whole directory, "
+        "expected nothing there but config.json, prompts.safetensors, README.md. Move them away, or give another "
+        f"directory, such as {prompt / 'prompt'}."
+    )
+    assert _content(prompt) == before
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    with pytest.raises(CheckpointError, match="thesis holds chapter.tex, and a prompt would replace the whole dir"):
+        save_prompt(tmp_path / "thesis", _saved())
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def _content(directory: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in directory.iterdir()}
+
+
+@pytest.mark.parametrize("given", [".", "..", "{here}", "./inner/.."])
+def test_saving_into_the_current_directory_is_refused(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    (here / "inner").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written to .*, which is the current directory or holds it: a prompt replaces"
+    ):
+        save_prompt(given.format(here=here), _saved())
+    assert [entry.name for entry in here.iterdir()] == ["inner"]
+    save_prompt("inner", _saved())
+    assert read_prompt("inner").layers == (0, 2)
+
+
+def test_a_link_to_a_directory_stays_a_link(prompt: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to(prompt)
+    save_prompt(tmp_path / "latest", _saved(method="other"))
+    assert (tmp_path / "latest").is_symlink() and read_prompt(prompt).method == "other"
+
+
+def test_what_cannot_be_written_is_one_error(prompt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="file is a file, expected a directory for the prompt. Give another path"):
+        save_prompt(tmp_path / "file", _saved())
+
+    def refuse(source: object, destination: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("os.rename", refuse)
+    with pytest.raises(CheckpointError, match="cannot be written to .*prompt: Device or resource busy. Check its righ"):
+        save_prompt(prompt, _saved(method="other"))
+    assert read_prompt(prompt).method == "p-tuning-v2"
 
 
 def test_a_prompt_whose_replacement_was_killed_is_found(prompt: Path) -> None:
@@ -151,6 +218,72 @@ def test_a_prompt_whose_replacement_was_killed_is_found(prompt: Path) -> None:
     assert read_prompt(prompt.parent).layers == (0, 2)
     prompt.rename(prompt.parent / ".prompt.old")
     assert read_prompt(prompt).layers == (0, 2)
+
+
+def test_a_prompt_that_is_replaced_while_it_is_read_is_read_again(
+    prompt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_prompt(prompt.parent / "other", _saved(prompts=_saved().prompts + 1, method="other"))
+    read_bytes, times = Path.read_bytes, 0
+
+    def meddled(path: Path) -> bytes:
+        nonlocal times
+        times += path.name == TENSORS_FILE
+        if times == 1:  # its config has been read: the other prompt comes in between
+            shutil.rmtree(prompt)
+            shutil.copytree(other, prompt)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", meddled)
+    read = read_prompt(prompt)
+    assert read.method == "other" and torch.equal(read.prompts, _saved().prompts + 1) and times == 2
+
+
+def test_a_prompt_that_is_away_for_a_moment_is_waited_for(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = prompt.rename(prompt.parent / "aside")
+    monkeypatch.setattr(time, "sleep", lambda seconds: aside.rename(prompt) if aside.exists() else None)
+    assert read_prompt(prompt).layers == (0, 2)
+    prompt.rename(aside)
+    assert read_config(prompt)["method"] == "p-tuning-v2"
+
+
+def test_a_prompt_that_another_process_keeps_replacing_can_be_read(prompt: Path) -> None:
+    code = (
+        "import sys\nfrom dataclasses import replace\nfrom ptuning.checkpoint import read_prompt, save_prompt\n"
+        "saved = read_prompt(sys.argv[1])\n"
+        "while True: save_prompt(sys.argv[1], replace(saved, prompts=saved.prompts + 1)), "
+        "save_prompt(sys.argv[1], saved)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(prompt)], stderr=subprocess.DEVNULL)
+    try:
+        started, seen = prompt.stat().st_ino, 0
+        while seen < 300:
+            assert read_prompt(prompt).layers == (0, 2)
+            with contextlib.suppress(OSError):
+                seen += seen > 0 or prompt.stat().st_ino != started
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_directory_is_read_once(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    read_bytes, read_text = Path.read_bytes, Path.read_text
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (names.append(path.name), read_bytes(path))[1])
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: (names.append(path.name), read_text(path))[1])
+    found = read_directory(prompt.parent)
+    assert names == [CONFIG_FILE, TENSORS_FILE]
+    assert found.path == prompt and found.size_bytes == (prompt / TENSORS_FILE).stat().st_size
+    assert found.config == read_config(prompt) and found.prompt.layers == (0, 2)
+
+
+def test_a_prompt_is_found_from_inside(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for inside in (prompt, prompt.parent):
+        monkeypatch.chdir(inside)
+        assert find_prompt(".") == prompt
+    monkeypatch.chdir(prompt.parent.parent)
+    assert find_prompt("run") == prompt
 
 
 def test_the_model_card_says_what_it_is_and_how_to_use_it(prompt: Path) -> None:
@@ -184,10 +317,43 @@ def test_the_code_of_a_model_card_is_python(tmp_path: Path) -> None:
     backbone = replace(BACKBONE, name='C:\\models\\my "tiny"')
     path = save_prompt(tmp_path / "p", _saved(backbone=backbone, task={**TASK, "columns": columns}))
     card = (path / "README.md").read_text(encoding="utf-8")
-    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == backbone.name
+    assert "base_model" not in yaml.safe_load(card.split("---\n")[1])
     code = card.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert '{"q": "...", "options": ["...", "..."]}' in code
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "base_model", "shown"),
+    [
+        ("org/tiny", "abc123", "org/tiny", "org/tiny"),
+        ("bert-base-cased", None, "bert-base-cased", "bert-base-cased"),
+        ("xlm-roberta-large", "abc123", "xlm-roberta-large", "xlm-roberta-large"),
+        ("minilm", None, "sentence-transformers/all-MiniLM-L6-v2", "minilm"),
+        ("/home/ada/secret/tiny-bert/", None, None, "tiny-bert"),
+        ("/home/ada/secret/tiny-bert", "abc123", None, "tiny-bert"),
+        ("C:\\Users\\ada\\secret\\tiny-bert", None, None, "tiny-bert"),
+        ("secret/tiny-bert", None, None, "tiny-bert"),
+        ("../secret/tiny-bert", None, None, "tiny-bert"),
+        ("tiny-bert", None, None, "tiny-bert"),
+    ],
+)
+def test_a_card_names_what_is_on_the_hub_and_no_ones_directories(
+    name: str, revision: str | None, base_model: str | None, shown: str, tmp_path: Path
+) -> None:
+    path = save_prompt(tmp_path / "p", _saved(backbone=replace(BACKBONE, name=name, revision=revision)))
+    card = (path / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == base_model
+    assert f"# helpdesk/tickets on {shown}\n" in card and f'backbone="{shown}"' in card
+    assert "secret" not in card
+    assert read_prompt(path).backbone.name == name
+
+
+def test_a_card_says_what_metrics_are_from_that_are_not_of_the_task_as_saved(tmp_path: Path) -> None:
+    path = save_prompt(tmp_path / "p", _saved(metrics_from="with another threshold"))
+    assert read_prompt(path).metrics_from == "with another threshold"
+    card = (path / "README.md").read_text(encoding="utf-8")
+    assert "| validation accuracy | 0.9625 |\n\nThe validation metrics are with another threshold.\n" in card
 
 
 def test_many_labels_are_cut_in_the_card(tmp_path: Path) -> None:
@@ -218,6 +384,9 @@ def test_a_missing_file_is_refused(prompt: Path) -> None:
     with pytest.raises(
         CheckpointError, match="prompts.safetensors is missing, expected beside config.json. Restore it"
     ):
+        read_prompt(prompt)
+    (prompt / TENSORS_FILE).mkdir()
+    with pytest.raises(CheckpointError, match="prompts.safetensors cannot be read: Is a directory. Check its rights"):
         read_prompt(prompt)
     (prompt / CONFIG_FILE).unlink()
     with pytest.raises(CheckpointError, match="has no config.json"):
@@ -270,6 +439,41 @@ def test_a_newer_format_asks_for_an_update(prompt: Path) -> None:
         read_prompt(prompt)
 
 
+def _swap_labels(config: dict[str, Any]) -> None:
+    config["task"]["label_names"].reverse()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["prompts"].update(positions="unshifted"),
+        _swap_labels,
+        lambda config: config["task"].update(max_length=64),
+        lambda config: config["head"].update(pooling="mean"),
+        lambda config: config["metrics"].update(accuracy=1.0),
+        lambda config: config["backbone"].update(name="org/other"),
+        lambda config: config.update(later=1),
+        lambda config: config.update(digest="0" * 64),
+    ],
+)
+def test_a_config_that_was_edited_is_refused(prompt: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    _edit(prompt, change, resign=False)
+    for read in (read_config, read_prompt):
+        with pytest.raises(
+            CheckpointError,
+            match=r"config.json was altered: its content has sha256 \w{12}…, but it says \w{12}… of itself. A prompt "
+            "is not edited by hand; restore it from where it came from, or train again",
+        ):
+            read(prompt)
+
+
+def test_a_config_that_was_only_laid_out_anew_is_read(prompt: Path) -> None:
+    _edit(prompt, lambda config: None, resign=False)
+    content = json.loads((prompt / CONFIG_FILE).read_text(encoding="utf-8"))
+    (prompt / CONFIG_FILE).write_text(json.dumps(dict(reversed(content.items())), indent=7), encoding="utf-8")
+    assert read_prompt(prompt).layers == (0, 2)
+
+
 def _set(*place: str, to: Any) -> Callable[[dict[str, Any]], object]:
     def change(config: dict[str, Any]) -> None:
         for part in place[:-1]:
@@ -309,7 +513,22 @@ def _set(*place: str, to: Any) -> Callable[[dict[str, Any]], object]:
         (_set("backbone", "architecture", to=None), "has None as backbone.architecture, expected a valid dictionary"),
         (_set("files", to=[]), r"has \[\] as files, expected a valid dictionary"),
         (_set("task", to="x" * 99), r"has 'x{59}\.\.\. as task, expected a valid dictionary"),
+        (_set("task", "name", to=None), "has None as task.name, expected a valid string"),
+        (
+            _set("task", "kind", to=["classification"]),
+            r"has \['classification'\] as task.kind, expected a valid string",
+        ),
+        (_set("task", "columns", "text", to=3), "has 3 as task.columns.text, expected a valid string"),
+        (_set("task", "max_length", to=float("inf")), "has inf as task.max_length, expected a valid integer"),
+        (_set("task", "max_length", to=0), "has 0 as task.max_length, expected greater than or equal to 1"),
+        (_set("task", "max_length", to=10**12), "has 10*0 as task.max_length, expected less than or equal to 1000000"),
+        (_set("task", "label_names", to=["a", 1]), "has 1 as task.label_names.1, expected a valid string"),
+        (_set("task", "held_out", to={"seed": 1}), "lacks task.held_out.development_fraction"),
         (_set("head", to=3), "has 3 as head, expected a valid dictionary"),
+        (_set("head", to=None), "has a task and no head, expected both, or neither for bare prompts. Restore it"),
+        (_set("task", to=None), "has a head and no task, expected both"),
+        (_set("head", "pooling", to="sum"), "has 'sum' as head.pooling, expected 'cls', 'mean', 'last' or 'pooler'"),
+        (lambda config: config.pop("digest"), "lacks digest. Restore it from where the prompt came from"),
         (_set("metrics", to={"f1": "high"}), "has 'high' as metrics.f1, expected a valid number"),
         (_set("parameters", to={"head": 1.5}), "has 1.5 as parameters.head, expected a valid integer"),
     ],
@@ -401,7 +620,7 @@ def test_a_write_that_fails_leaves_the_prompt_that_was_there(prompt: Path, monke
         raise OSError("disk full")
 
     monkeypatch.setattr("ptuning.checkpoint.model_card", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="cannot be written to .*prompt: disk full. Check its rights and the spa"):
         save_prompt(prompt, _saved(method="other"))
     assert read_prompt(prompt).method == "p-tuning-v2"
     assert [entry.name for entry in prompt.parent.iterdir()] == ["prompt"]

@@ -5,25 +5,30 @@
       prompts.safetensors    `prompts`, `head.*`, and nothing of the backbone
       README.md              a model card
 
-Only safetensors and JSON are read. Writing replaces the directory as a whole.
+Only safetensors and JSON are read. `config.json` holds the sha256 of the tensors and of its own content, so that what
+was altered is noticed. Writing replaces the directory as a whole; a reader that meets a replacement reads again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ptuning.backbones.identity import BackboneIdentity
 from ptuning.errors import CheckpointError
+from ptuning.heads.pooling import Pooling
 from ptuning.model_card import model_card
 from ptuning.prompts import Positions
 from ptuning.storage import recover_directory, replace_directory, sha256_of
@@ -32,6 +37,12 @@ from ptuning.version import __version__
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 TENSORS_FILE = "prompts.safetensors"
+CARD_FILE = "README.md"
+
+_PAUSES = (0.02, 0.1)  # seconds before a directory that is not as it should be is read again
+_MOST_TOKENS = 1_000_000  # a sequence at most; longer ones are damage
+
+Read = TypeVar("Read")
 
 
 class _Saved(BaseModel):
@@ -53,6 +64,26 @@ class _Backbone(_Saved):
     fingerprint: str
 
 
+class _HeldOut(_Saved):
+    seed: int = Field(ge=0)
+    development_fraction: float = Field(gt=0, lt=1)
+
+
+class _Task(_Saved):
+    """What every task has; the options of its kind stand beside, and `tasks.kind_from_dict` checks them."""
+
+    name: str
+    kind: str
+    columns: dict[str, str]
+    max_length: int = Field(ge=1, le=_MOST_TOKENS)
+    label_names: list[str] | None = None
+    held_out: _HeldOut | None = None
+
+
+class _Head(_Saved):
+    pooling: Pooling
+
+
 class _Config(_Saved):
     """What `config.json` holds; keys that are not read here may stand in it too."""
 
@@ -60,9 +91,11 @@ class _Config(_Saved):
     prompts: _Placement
     backbone: _Backbone
     files: dict[str, str]
-    task: dict[str, Any] | None = None
-    head: dict[str, Any] | None = None
+    digest: str
+    task: _Task | None = None
+    head: _Head | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    metrics_from: str | None = None
     parameters: dict[str, int] = Field(default_factory=dict)
 
 
@@ -76,10 +109,12 @@ class SavedPrompt:
         positions: position mode that they were trained with.
         backbone: what they were trained on.
         method: how they were trained.
-        task: what they are for (name, kind, label names, lengths), None for bare prompts.
+        task: what they are for (name, kind, label names, columns, lengths; `held_out` where validation rows were held
+            out of train), None for bare prompts.
         head: `pooling` of the head, None for bare prompts.
         head_tensors: the head's weights by name.
         metrics: what the best epoch reached on the validation rows, fractions in [0, 1].
+        metrics_from: what the metrics are from, where it is not the task as it is saved.
         counts: parameters of `prompts`, `head`, `backbone` and `transformer` (the backbone without embeddings).
     """
 
@@ -93,6 +128,7 @@ class SavedPrompt:
     head_tensors: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    metrics_from: str | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything in `prompts.safetensors`, by key."""
@@ -100,11 +136,31 @@ class SavedPrompt:
         return {"prompts": self.prompts, **head}
 
 
+@dataclass(frozen=True)
+class PromptDirectory:
+    """A prompt directory, read and checked once.
+
+    Attributes:
+        path: where it is, absolute.
+        config: the content of `config.json`.
+        size_bytes: of `prompts.safetensors`.
+        prompt: what it holds.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    size_bytes: int
+    prompt: SavedPrompt
+
+
 def save_prompt(directory: str | Path, saved: SavedPrompt) -> Path:
     """Writes a prompt directory, replacing one that is there.
 
     Returns:
         The directory.
+
+    Raises:
+        CheckpointError: the directory holds other files, cannot be replaced, or cannot be written.
     """
 
     def write(temporary: Path) -> None:
@@ -115,19 +171,47 @@ def save_prompt(directory: str | Path, saved: SavedPrompt) -> Path:
         config = _config(saved, sha256_of(temporary / TENSORS_FILE))
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         size = (temporary / TENSORS_FILE).stat().st_size
-        (temporary / "README.md").write_text(model_card(config, size), encoding="utf-8")
+        (temporary / CARD_FILE).write_text(model_card(config, size), encoding="utf-8")
 
-    return replace_directory(directory, write)
+    try:
+        _check_target(Path(directory))
+        return replace_directory(directory, write)
+    except OSError as error:
+        raise CheckpointError(
+            f"the prompt cannot be written to {directory}: {error.strerror or error}. Check its rights and the space "
+            "on the disk, or give another directory."
+        ) from error
+
+
+def _check_target(directory: Path) -> None:
+    """Makes sure that replacing a directory loses nothing that is not a prompt's."""
+    path = directory.resolve()
+    if path in (Path.cwd(), *Path.cwd().parents):
+        raise CheckpointError(
+            f"the prompt cannot be written to {directory}, which is the current directory or holds it: a prompt "
+            f"replaces its directory as a whole. Give it one of its own, such as {directory / 'prompt'}."
+        )
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{directory} is a file, expected a directory for the prompt. Give another path.")
+    own = (CONFIG_FILE, TENSORS_FILE, CARD_FILE)
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in own) if path.exists() else []
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise CheckpointError(
+            f"{directory} holds {shown}, and a prompt would replace the whole directory, expected nothing there but "
+            f"{', '.join(own)}. Move them away, or give another directory, such as {directory / 'prompt'}."
+        )
 
 
 def find_prompt(directory: str | Path) -> Path:
-    """Returns the prompt directory meant by a run directory or a prompt directory.
+    """Returns the prompt directory meant by a run directory or a prompt directory, as an absolute path.
 
     Raises:
         CheckpointError: it is neither.
     """
     directory = Path(directory)
-    for candidate in (directory, directory / "prompt"):
+    path = directory.resolve()
+    for candidate in (path, path / "prompt"):
         if candidate.is_dir() or candidate.parent.is_dir():
             recover_directory(candidate)
         if (candidate / CONFIG_FILE).is_file():
@@ -150,7 +234,20 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, not JSON, of a newer format, or incomplete.
     """
-    path = find_prompt(directory) / CONFIG_FILE
+    return _again(lambda: _read_config(find_prompt(directory) / CONFIG_FILE))
+
+
+def _again(read: Callable[[], Read]) -> Read:
+    """Reads again, twice at most, what is incomplete or does not match: a process may be replacing the directory."""
+    for pause in _PAUSES:
+        try:
+            return read()
+        except (CheckpointError, OSError):
+            time.sleep(pause)
+    return read()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -178,7 +275,25 @@ def read_config(directory: str | Path) -> dict[str, Any]:
             f"{path} has prompts.layers {layers}, expected ascending numbers. "
             "Restore it from where the prompt came from."
         )
+    if (config.get("task") is None) != (config.get("head") is None):
+        has, lacks = ("head", "task") if config.get("task") is None else ("task", "head")
+        raise CheckpointError(
+            f"{path} has a {has} and no {lacks}, expected both, or neither for bare prompts. "
+            "Restore it from where the prompt came from."
+        )
+    found = _digest_of(config)
+    if found != config["digest"]:
+        raise CheckpointError(
+            f"{path} was altered: its content has sha256 {found[:12]}…, but it says {config['digest'][:12]}… of "
+            "itself. A prompt is not edited by hand; restore it from where it came from, or train again."
+        )
     return config
+
+
+def _digest_of(config: Mapping[str, Any]) -> str:
+    """The sha256 of a config's canonical JSON, without its own digest."""
+    content = {key: value for key, value in config.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _what_is_wrong(error: ValidationError) -> str:
@@ -201,9 +316,21 @@ def read_prompt(directory: str | Path) -> SavedPrompt:
     Raises:
         CheckpointError: a file is missing, damaged, altered, of a newer format, or its tensors do not fit its config.
     """
-    directory = find_prompt(directory)
-    config = read_config(directory)
-    tensors = _read_tensors(directory, config)
+    return read_directory(directory).prompt
+
+
+def read_directory(directory: str | Path) -> PromptDirectory:
+    """Reads a prompt as `read_prompt` does, and returns what stands around it too.
+
+    Raises:
+        CheckpointError: as `read_prompt`.
+    """
+    return _again(lambda: _read_directory(find_prompt(directory)))
+
+
+def _read_directory(directory: Path) -> PromptDirectory:
+    config = _read_config(directory / CONFIG_FILE)
+    tensors, size_bytes = _read_tensors(directory, config)
     placed = config["prompts"]
     expected = (len(placed["layers"]), 2, placed["num_kv_heads"], placed["prompt_length"], placed["head_dim"])
     foreign = sorted(name for name in tensors if name != "prompts" and not name.startswith("head."))
@@ -220,7 +347,7 @@ def read_prompt(directory: str | Path) -> SavedPrompt:
             f"(num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim) = {expected}. "
             "The two files do not belong together; restore both."
         )
-    return SavedPrompt(
+    saved = SavedPrompt(
         prompts=prompts,
         layers=tuple(placed["layers"]),
         positions=placed["positions"],
@@ -231,25 +358,32 @@ def read_prompt(directory: str | Path) -> SavedPrompt:
         head_tensors={name.removeprefix("head."): tensor for name, tensor in tensors.items()},
         metrics=config.get("metrics", {}),
         counts=config.get("parameters", {}),
+        metrics_from=config.get("metrics_from"),
     )
+    return PromptDirectory(directory, config, size_bytes, saved)
 
 
-def _read_tensors(directory: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read_tensors(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """Returns the tensors by name, and the size of the file."""
     path = directory / TENSORS_FILE
-    if not path.is_file():
+    try:
+        content = path.read_bytes()  # once: what is checked is what is loaded
+    except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing, expected beside {CONFIG_FILE}. Restore it from where the prompt came from."
-        )
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its rights.") from error
     expected = config["files"].get(TENSORS_FILE)
-    found = sha256_of(path)
+    found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise CheckpointError(
             f"{path} has sha256 {found[:12]}…, but its {CONFIG_FILE} says {str(expected)[:12]}…: it was cut off or "
             "altered. Restore it from where the prompt came from."
         )
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        return load_tensors(content), len(content)
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a safetensors file: {error}. Restore it from where the prompt came from."
         ) from error
@@ -257,7 +391,7 @@ def _read_tensors(directory: Path, config: Mapping[str, Any]) -> dict[str, Tenso
 
 def _config(saved: SavedPrompt, digest: str) -> dict[str, Any]:
     _, _, num_kv_heads, prompt_length, head_dim = saved.prompts.shape
-    return {
+    config = {
         "format_version": FORMAT_VERSION,
         "ptuning_version": __version__,
         "method": saved.method,
@@ -272,9 +406,12 @@ def _config(saved: SavedPrompt, digest: str) -> dict[str, Any]:
         "head": saved.head,
         "backbone": saved.backbone.to_dict(),
         "metrics": saved.metrics,
+        "metrics_from": saved.metrics_from,
         "parameters": saved.counts,
         "files": {TENSORS_FILE: digest},
     }
+    config = json.loads(json.dumps(config))  # as it will be read: lists for tuples, text for keys
+    return {**config, "digest": _digest_of(config)}
 
 
 def load_tensors_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the embedded backbone `minilm` is on the hub
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Models that were on the hub before it had owners.
+_OWNERLESS = re.compile(
+    r"(albert|bert|camembert|distilbert|distilroberta|roberta|t5|xlm-roberta)-(base|large|small|xlarge|xxlarge|3b|11b)"
+    r"(-[\w.-]+)?"
+)
+
+
+def base_model(backbone: Mapping[str, Any]) -> str | None:
+    """Returns a backbone's name on the hub; None for a local directory.
+
+    Args:
+        backbone: of a saved prompt's config. A name that a directory could have too counts only with a revision.
+    """
+    name = str(backbone["name"])
+    if name == "minilm":
+        return _MINILM
+    is_known = _OWNERLESS.fullmatch(name) or (_HUB_NAME.fullmatch(name) and backbone.get("revision"))
+    return name if is_known else None
 
 
 def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
@@ -17,21 +39,24 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
     task, prompts, backbone = config.get("task") or {}, config["prompts"], config["backbone"]
     name = task.get("name") or "prompts"
     counts = config.get("parameters", {})
+    on_hub = base_model(backbone)
+    # Of a local path only the last part: the others say where somebody keeps their files.
+    shown_backbone = backbone["name"] if on_hub else re.split(r"[/\\]", backbone["name"].rstrip("/\\"))[-1]
     lines = [
         "---",
         "library_name: ptuning",
-        f"base_model: {json.dumps(backbone['name'], ensure_ascii=False)}",
+        *([f"base_model: {json.dumps(on_hub, ensure_ascii=False)}"] if on_hub else []),
         "tags: [p-tuning-v2, deep-prompt-tuning]",
         "---",
         "",
-        f"# {name} on {backbone['name']}",
+        f"# {name} on {shown_backbone}",
         "",
-        f"Deep prompts ({config['method']}) for a frozen `{backbone['name']}`"
+        f"Deep prompts ({config['method']}) for a frozen `{shown_backbone}`"
         + (f", trained for {task['kind'].replace('_', ' ')}." if task.get("kind") else "."),
         "",
         "| what | value |",
         "| --- | --- |",
-        f"| backbone | {backbone['name']} ({backbone['architecture'].get('model_type')}, "
+        f"| backbone | {shown_backbone} ({backbone['architecture'].get('model_type')}, "
         f"{backbone['architecture'].get('num_layers')} layers), "
         f"revision {backbone.get('revision') or 'not recorded'} |",
         f"| prompt length | {prompts['prompt_length']} virtual tokens at {len(prompts['layers'])} layers |",
@@ -51,10 +76,12 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         lines.append(f"| labels | {shown.replace('|', '&#124;')} |")
     for metric, value in config.get("metrics", {}).items():
         lines.append(f"| validation {metric} | {value:.4f} |")
+    if config.get("metrics_from"):
+        lines += ["", f"The validation metrics are {config['metrics_from']}."]
     lines += ["", "## Use", "", "```python", "import ptuning", ""]
     if task:
         lines += [
-            f'task = ptuning.load("DIRECTORY", backbone={json.dumps(backbone["name"], ensure_ascii=False)})',
+            f'task = ptuning.load("DIRECTORY", backbone={json.dumps(shown_backbone, ensure_ascii=False)})',
             f"print(task.predict([{json.dumps(_row(task), ensure_ascii=False)}]))",
         ]
     else:
@@ -68,7 +95,7 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
 
 def _row(task: Mapping[str, Any]) -> dict[str, Any]:
     """A row to predict for, by the columns of training."""
-    values: dict[str, Any] = {"tokens": ["...", "..."], "choices": ["...", "..."], "predicate_index": 0}
+    values: dict[str, Any] = {"tokens": ["...", "..."], "choices": ["...", "..."]}
     columns = {
         role: column
         for role, column in (task.get("columns") or {"text": "text"}).items()

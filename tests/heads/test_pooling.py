@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ptuning.errors import ConfigError
 from ptuning.heads import Pooling, pool
 
 HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]], [[2.0, 0.0], [4.0, 8.0], [100.0, 100.0]]])
@@ -28,3 +29,8 @@ def test_padding_gets_no_gradient() -> None:
     pool(hidden, MASK, "mean").sum().backward()
     assert hidden.grad is not None
     assert hidden.grad[1].tolist() == [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
+
+
+def test_other_poolings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="pooling must be one of cls, mean, last, pooler, got 'sum'. Set head"):
+        pool(HIDDEN, MASK, "sum")  # type: ignore[arg-type]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from ptuning.errors import ConfigError
 
 Pooling = Literal["cls", "mean", "last", "pooler"]
 
@@ -20,11 +22,16 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Ten
 
     Returns:
         (batch_size, hidden_size).
+
+    Raises:
+        ConfigError: there is no such pooling.
     """
     if pooling in ("cls", "pooler"):
         return hidden_states[:, 0]
     if pooling == "last":
         last = attention_mask.long().sum(1) - 1  # (batch_size,)
         return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), last]
+    if pooling != "mean":
+        raise ConfigError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}. Set head.pooling.")
     real = attention_mask.unsqueeze(-1).to(hidden_states.dtype)  # (batch_size, seq_len, 1)
     return (hidden_states * real).sum(1) / real.sum(1)
