@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ptuning.checkpoint import read_prompt
+from ptuning import evaluation
+from ptuning.checkpoint import read_prompt, save_prompt
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.evaluation import evaluate
 from ptuning.training.run import train
@@ -105,6 +107,46 @@ def test_a_no_answer_threshold_is_fitted_and_kept(tiny_run: TinyRun, tmp_path: P
     assert evaluate(tmp_path / "run") == fitted
 
 
+def test_a_threshold_fitted_to_the_runs_own_validation_rows_has_its_metrics_saved(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    train(tiny_run(tmp_path / "run", "question_answering"))
+    before = read_prompt(tmp_path / "run")
+    assert before.metrics["f1"] == evaluate(tmp_path / "run").metrics["f1"]
+    # On other rows, and then on train: the metrics stay, and it is said what they are from.
+    for where in ({"data": tmp_path / "other"}, {"split": "train"}):
+        if "data" in where:
+            shutil.copytree(str(tiny_run(tmp_path, "question_answering").data.path), tmp_path / "other")
+        evaluate(tmp_path / "run", fit_threshold=True, **where)  # type: ignore[arg-type]
+        saved = read_prompt(tmp_path / "run")
+        assert saved.metrics == before.metrics
+        assert saved.metrics_from == "with a no-answer threshold of 0; another was fitted to other rows"
+    card = (tmp_path / "run" / "prompt" / "README.md").read_text(encoding="utf-8")
+    assert "The validation metrics are with a no-answer threshold of 0; another was fitted to other rows." in card
+    fitted = evaluate(tmp_path / "run", fit_threshold=True)
+    saved = read_prompt(tmp_path / "run")
+    assert saved.metrics == fitted.metrics == evaluate(tmp_path / "run").metrics
+    assert saved.metrics_from is None
+    card = (tmp_path / "run" / "prompt" / "README.md").read_text(encoding="utf-8")
+    assert f"| validation f1 | {fitted.metrics['f1']:.4f} |" in card and "The validation metrics are" not in card
+
+
+def test_a_prompt_in_the_hubs_cache_is_not_rewritten(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path
+) -> None:
+    train(tiny_run(tmp_path / "run", "question_answering", **{"training.max_steps": 1}))
+    snapshot = tmp_path / "models--me--questions" / "snapshots" / ("0123abcd" * 5)
+    shutil.copytree(tmp_path / "run" / "prompt", snapshot)
+    before = (snapshot / "config.json").read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        evaluate(snapshot, data=tiny_data("question_answering"), fit_threshold=True)
+    assert str(caught.value) == (
+        f"--fit-threshold would change {snapshot}, which is in the hub's cache, shared by all that use it. Copy it "
+        f"first, such as with `cp -rL {snapshot} my-prompt`, and give the copy."
+    )
+    assert (snapshot / "config.json").read_bytes() == before
+
+
 def test_a_threshold_for_a_task_without_one_is_refused(run: Path) -> None:
     before = (run / "prompt" / "config.json").read_bytes()
     with pytest.raises(ConfigError) as caught:
@@ -125,3 +167,110 @@ def test_questions_without_ids_are_scored_by_a_prompt_that_learned_with_ids(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert evaluate(tmp_path / "run", data=tmp_path / "data").metrics == evaluate(tmp_path / "run").metrics
+
+
+def test_a_runs_validation_limit_holds(tiny_run: TinyRun, tmp_path: Path) -> None:
+    result = train(tiny_run(tmp_path / "run", **{"data.max_validation_rows": 5, "data.max_train_rows": 9}))
+    again = evaluate(tmp_path / "run")
+    assert (again.num_rows, again.metrics) == (5, result.metrics)
+    assert "validation: 5 of 12 rows used (max_validation_rows, seed 11)." in again.notes
+    assert evaluate(tmp_path / "run", split="train").num_rows == 9
+
+
+def test_numbers_mean_in_evaluation_what_they_meant_in_training(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dataset_info.json").write_text('{"label_names": ["1", "2"]}')
+    for split in ("train", "validation"):
+        rows = [json.loads(line) for line in (tiny_data("classification") / f"{split}.jsonl").read_text().splitlines()]
+        # Train has 0 and 1, so these are places; validation has 1 alone, which is a name too.
+        own = [{**row, "label": int(row["label"] == "red")} for row in rows]
+        own = own if split == "train" else [{**row, "label": 1} for row in own]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    result = train(tiny_run(tmp_path / "run", **{"data.path": str(data)}))
+    assert evaluate(tmp_path / "run").metrics == result.metrics
+    assert evaluate(tmp_path / "run", data=data).metrics == result.metrics
+    shutil.copytree(tmp_path / "run" / "prompt", tmp_path / "alone")
+    assert evaluate(tmp_path / "alone", data=data).metrics == result.metrics
+
+
+def test_data_that_have_other_labels_than_in_training_are_refused(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data("classification"), tmp_path / "data")
+    train(tiny_run(tmp_path / "run", **{"data.path": str(tmp_path / "data"), "training.max_steps": 1}))
+    path = tmp_path / "data" / "train.jsonl"
+    path.write_text(path.read_text() + '{"text": "a grey box", "label": "grey"}\n')
+    with pytest.raises(DataError) as caught:
+        evaluate(tmp_path / "run")
+    assert str(caught.value) == (
+        f"the data of {tmp_path / 'data'} have the labels blue, green, grey, red, but the prompt was trained for blue, "
+        "green, red: they have changed since. Restore them, or give others with --data."
+    )
+
+
+def test_a_prompt_on_its_own_scores_the_rows_that_its_training_held_out(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(tiny_data("classification") / "train.jsonl", tmp_path / "data")
+    settings = {"data.path": str(tmp_path / "data"), "data.development_fraction": 0.3, "training.seed": 5}
+    result = train(tiny_run(tmp_path / "run", **settings))
+    saved = read_prompt(tmp_path / "run")
+    assert saved.task is not None
+    task = {**saved.task, "held_out": {"seed": 5, "development_fraction": 0.3}}
+    save_prompt(tmp_path / "alone", replace(saved, task=task))
+    alone = evaluate(tmp_path / "alone", data=tmp_path / "data")
+    assert (alone.num_rows, alone.metrics) == (7, result.metrics)
+    assert alone.notes == evaluate(tmp_path / "run").notes
+    assert evaluate(tmp_path / "alone", data=tmp_path / "data", split="train").num_rows == 17
+    # Where the prompt does not say it, it is said that nobody knows.
+    del task["held_out"]
+    save_prompt(tmp_path / "alone", replace(saved, task=task))
+    unknown = evaluate(tmp_path / "alone", data=tmp_path / "data")
+    assert unknown.num_rows == 2
+    assert unknown.notes[-1] == (
+        "The prompt does not say which rows its training held out, so it may have learned from some of these. "
+        "Give a directory with a validation file to be sure."
+    )
+
+
+@pytest.mark.parametrize("inside", ["run", "prompt"])
+def test_a_run_is_evaluated_from_inside(inside: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run / "prompt" if inside == "prompt" else run)
+    assert evaluate(".").metrics == read_prompt(run).metrics
+
+
+def test_data_that_had_a_relative_path_are_found_from_elsewhere(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_data("classification"), tmp_path / "data" / "colours")
+    result = train(tiny_run(Path("runs/colours"), **{"data.path": "data/colours"}))
+    monkeypatch.chdir(tmp_path / "runs" / "colours")
+    assert evaluate(".").metrics == result.metrics
+
+
+def test_the_prompt_is_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_bytes, names = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (names.append(path.name), read_bytes(path))[1])
+    evaluate(run)
+    assert names.count("prompts.safetensors") == 1
+
+
+def test_the_device_is_that_of_loading(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["device"])
+        return own(*arguments, **options)
+
+    own = evaluation.load
+    monkeypatch.setattr(evaluation, "load", load)
+    evaluate(run)
+    evaluate(run, device="cpu")
+    with pytest.raises(ConfigError, match="the device is 'warp', which this machine does not have"):
+        evaluate(run, device="warp")
+    assert asked == [None, "cpu", "warp"]

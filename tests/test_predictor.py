@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 
 import ptuning
 from ptuning.backbones.loading import Backbone, load_backbone
-from ptuning.errors import BackboneError, BackboneMismatchError, CheckpointError, DataError, PromptError
+from ptuning.checkpoint import read_prompt, save_prompt
+from ptuning.errors import (
+    BackboneError,
+    BackboneMismatchError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PromptError,
+)
 from ptuning.predictor import Predictor, load
 from ptuning.tasks.classification import Classification
 from ptuning.training.run import train
@@ -157,6 +166,73 @@ def test_a_prompt_directory_of_its_own_keeps_its_name(runs: dict[str, Path], tmp
     assert predictor.tasks[0].name == "colours"
 
 
+def test_a_prompt_is_loaded_from_inside_under_a_name(
+    runs: dict[str, Path], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for inside in (runs["classification"], runs["classification"] / "prompt"):
+        monkeypatch.chdir(inside)
+        predictor = load(".", backbone)
+        predictor.close()
+        assert predictor.tasks[0].name == "classification"
+        assert predictor.tasks[0].directory == runs["classification"] / "prompt"
+
+
+def test_a_prompt_in_the_hubs_cache_has_the_name_of_its_task(
+    runs: dict[str, Path], backbone: Backbone, tmp_path: Path
+) -> None:
+    snapshots = [tmp_path / f"models--me--{name}" / "snapshots" / ("0123abcd" * 5) for name in ("one", "two")]
+    for snapshot in snapshots:
+        shutil.copytree(runs["classification"] / "prompt", snapshot)
+    one = load(snapshots[0], backbone)
+    one.close()
+    assert one.tasks[0].name == "classification"
+    two = load(snapshots, backbone)
+    two.close()
+    assert [task.name for task in two.tasks] == [str(snapshot) for snapshot in snapshots]
+
+
+def test_questions_need_no_ids_and_may_share_them(three: Predictor) -> None:
+    row = ROWS["question_answering"]
+    expected = three.predict([row] * 4, "question_answering")
+    rows = [{**row, "id": "a"}, {**row, "id": "a"}, row, {**row, "id": None}]
+    assert _same(three.predict(rows, "question_answering"), expected)
+
+
+def test_a_backbone_goes_to_the_best_device_in_its_precision(
+    runs: dict[str, Path], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    best = torch.device("cpu")  # stands for a GPU that computes bfloat16 natively
+
+    def find(name: str | None) -> torch.device:
+        asked.append(name)
+        return best
+
+    def stored(precision: str, device: torch.device) -> torch.dtype:
+        asked.append((precision, device))
+        return torch.bfloat16
+
+    monkeypatch.setattr("ptuning.predictor.find_device", find)
+    monkeypatch.setattr("ptuning.predictor.find_dtype", stored)
+    predictor = load(runs["classification"])
+    predictor.close()
+    assert asked == [None, ("auto", best)]
+    assert next(predictor.backbone.model.parameters()).dtype == torch.bfloat16
+    asked.clear()
+    predictor = load(runs["classification"], device="cuda:1", dtype=torch.float32)
+    predictor.close()
+    assert asked == ["cuda:1"]
+    assert next(predictor.backbone.model.parameters()).dtype == torch.float32
+    asked.clear()
+    load(runs["classification"], backbone).close()
+    assert asked == []  # one that is passed stays where it is
+
+
+def test_a_device_that_is_not_there_is_refused(runs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="the device is 'warp', which this machine does not have"):
+        load(runs["classification"], device="warp")
+
+
 def test_another_backbone_is_refused(runs: dict[str, Path], backbone: Backbone, tmp_path: Path) -> None:
     with torch.no_grad():
         next(backbone.model.parameters()).mul_(2)
@@ -206,23 +282,39 @@ def test_prompts_without_a_task_are_refused(backbone: Backbone, tmp_path: Path) 
         load(tmp_path / "bare", backbone)
 
 
+def _changed(run: Path, directory: Path, **changes: Any) -> Path:
+    """A copy of a prompt whose task is another; None takes a key out."""
+    saved = read_prompt(run)
+    assert saved.task is not None
+    task = {key: value for key, value in {**saved.task, **changes}.items() if value is not None}
+    return save_prompt(directory, replace(saved, task=task))
+
+
 @pytest.mark.parametrize("change", ["columns", "name", "max_length"])
 def test_a_task_that_lacks_something_is_refused(change: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(runs["classification"] / "prompt", tmp_path / "prompt")
-    path = tmp_path / "prompt" / "config.json"
-    config = json.loads(path.read_text())
-    del config["task"][change]
-    path.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=f"the task in .* is incomplete .*{change}"):
+    _changed(runs["classification"], tmp_path / "prompt", **{change: None})
+    with pytest.raises(CheckpointError, match=f"config.json lacks task.{change}. Restore it"):
         load(tmp_path / "prompt")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "dancing"}, "the task is of kind 'dancing', expected one of classification"),
+        ({"beam": 3}, "with label_names, beam, expected kind 'classification' with label_names"),
+        ({"label_names": ["red", "red", "blue"]}, "options that do not fit: label_names are"),
+    ],
+)
+def test_a_task_whose_kind_does_not_fit_is_refused(
+    changes: dict[str, Any], words: str, runs: dict[str, Path], backbone: Backbone, tmp_path: Path
+) -> None:
+    _changed(runs["classification"], tmp_path / "prompt", **changes)
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path / "prompt", backbone)
+
+
 def test_a_head_of_another_shape_is_refused(runs: dict[str, Path], backbone: Backbone, tmp_path: Path) -> None:
-    shutil.copytree(runs["classification"] / "prompt", tmp_path / "prompt")
-    path = tmp_path / "prompt" / "config.json"
-    config = json.loads(path.read_text())
-    config["task"]["label_names"].append("grey")
-    path.write_text(json.dumps(config))
+    _changed(runs["classification"], tmp_path / "prompt", label_names=["blue", "green", "red", "grey"])
     with pytest.raises(CheckpointError, match=r"linear.bias of shape \(3,\), expected \(4,\)"):
         load(tmp_path / "prompt", backbone)
     load(runs["classification"], backbone).close()

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from ptuning import sharing
 from ptuning.errors import CheckpointError
-from ptuning.sharing import from_hub, push_to_hub
+from ptuning.sharing import from_hub, is_in_hub_cache, push_to_hub
 from ptuning.training.run import train
 
 
@@ -110,6 +110,12 @@ def test_a_prompt_comes_from_the_hub_checked(run: Path, monkeypatch: pytest.Monk
             "allow_patterns": ["config.json", "prompts.safetensors", "README.md"],
         }
     }
+
+
+def test_a_snapshot_is_told_from_other_directories() -> None:
+    assert is_in_hub_cache(Path("/cache/hub/models--me--colours/snapshots/0123abcd"))
+    for other in ("/runs/colours/prompt", "/snapshots/colours", "/models--me--colours/prompt", "/models--me/x/y"):
+        assert not is_in_hub_cache(Path(other))
 
 
 def test_a_repository_that_is_no_prompt_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

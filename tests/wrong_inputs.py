@@ -650,12 +650,35 @@ def _(directory: Path) -> object:
     return ptuning.read_prompt(directory / "prompt")
 
 
-@_case("saved prompt", "the two files do not belong together")
+@_case("saved prompt", "config.json was edited by hand")
 def _(directory: Path) -> object:
     import ptuning
 
-    _edit(_copied_prompt(directory) / "config.json", lambda config: config["prompts"].update(prompt_length=4))
+    _edit(_copied_prompt(directory) / "config.json", lambda config: config["prompts"].update(positions="shifted"))
     return ptuning.read_prompt(directory / "prompt")
+
+
+@_case("saved prompt", "a pooling that there is not")
+def _(directory: Path) -> object:
+    import ptuning
+
+    _edit(_copied_prompt(directory) / "config.json", lambda config: config["head"].update(pooling="sum"))
+    return ptuning.read_prompt(directory / "prompt")
+
+
+@_case("saved prompt", "saving into a directory with other files")
+def _(directory: Path) -> object:
+    import ptuning
+
+    _write(directory / "thesis", {"chapter.tex": "mine"})
+    return ptuning.attach(_tiny_bert(), _prompts()).save(directory / "thesis")
+
+
+@_case("saved prompt", "saving into the current directory")
+def _(directory: Path) -> object:
+    import ptuning
+
+    return ptuning.attach(_tiny_bert(), _prompts()).save(".")
 
 
 @_case("saved prompt", "another backbone")
@@ -754,6 +777,16 @@ def _(directory: Path) -> object:
 @_case("command", "--resume with other settings")
 def _(directory: Path) -> object:
     return _train(directory, {"output": str(_run()), "training.weight_decay": 0.5}, resume=True)
+
+
+@_case("command", "data that have changed since training")
+def _(directory: Path) -> object:
+    from ptuning.evaluation import evaluate
+
+    _write(directory / "data", {"train.jsonl": _GOOD, "validation.jsonl": _GOOD})
+    run = _train(directory, {"data.path": str(directory / "data")}).directory
+    _write(directory / "data", {"train.jsonl": [*_GOOD, {"text": "so so", "label": "maybe"}]})
+    return evaluate(run)
 
 
 @_case("command", "rows without labels to evaluate on")

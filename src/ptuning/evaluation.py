@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ptuning.backbones.loading import Backbone
-from ptuning.checkpoint import find_prompt, read_prompt, save_prompt
+from ptuning.checkpoint import save_prompt
 from ptuning.config import RunConfig, load_config
 from ptuning.data.rows import Row
-from ptuning.data.sources import Split, load_data, source_directory
-from ptuning.errors import ConfigError, DataError
+from ptuning.data.sources import Split, TaskData, load_data, source_directory
+from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.predictor import LoadedTask, load
+from ptuning.sharing import is_in_hub_cache
 from ptuning.tasks import TaskKind, get_task
-from ptuning.tasks.kind import Prediction
+from ptuning.tasks.loading import load_task_data
 from ptuning.tasks.question_answering import QuestionAnswering, best_threshold, with_threshold
 
 CONFIG_NAME = "config.yaml"
@@ -49,50 +51,71 @@ def evaluate(
     split: Split = "validation",
     backbone: Backbone | str | None = None,
     fit_threshold: bool = False,
+    device: str | torch.device | None = None,
 ) -> Evaluation:
     """Scores a saved prompt.
 
     Args:
         directory: a run or its `prompt/`.
-        data: directory or data set; by default what the run was trained on, or the preset's own.
+        data: directory or data set; by default what the run was trained on, read as training read it, or the preset's
+            own.
         split: which rows.
         backbone: by default the one it was trained on.
         fit_threshold: question answering with unanswerable questions: find the no-answer threshold with the best F1
             on these rows, score with it, and keep it in the saved prompt.
+        device: where a backbone that has to be loaded goes; by default the best there is.
 
     Raises:
-        CheckpointError: the prompt is missing or damaged.
-        DataError: the rows are missing, or have no labels.
-        ConfigError: no data are known, or there is no threshold to fit.
+        CheckpointError: the prompt is missing or damaged, or is not to be changed where it is.
+        DataError: the rows are missing, have no labels, or are not those of training any more.
+        ConfigError: no data are known, there is no threshold to fit, or no such device.
     """
-    predictor = load(directory, backbone)
+    predictor = load(directory, backbone, device=device)
     try:
         task = predictor.tasks[0]
-        rows, notes = _labelled_rows(directory, task, data, split)
+        if fit_threshold:
+            _check_can_be_fitted(task)
+        run = _run_config(task.directory)
+        is_own = run is not None and data is None
+        loaded = _load_as_training_did(run, task) if run is not None and data is None else _load(task, data, split, run)
+        rows = _labelled_rows(loaded, task, split)
         kind: TaskKind = task.kind
         predictions = predictor.predict_rows(rows)
-        if fit_threshold:
-            kind = _with_best_threshold(kind, predictions, rows)
+        if isinstance(kind, QuestionAnswering) and fit_threshold:
+            kind = replace(kind, no_answer_threshold=best_threshold(predictions, rows))
             predictions = with_threshold(predictions, kind.no_answer_threshold)
-            _keep(directory, kind)
-        return Evaluation(split, len(rows), kind.score(predictions, rows), notes)
+        metrics = kind.score(predictions, rows)
+        if fit_threshold:
+            _keep(task, kind, metrics if is_own and split == "validation" else None)
+        return Evaluation(split, len(rows), metrics, _notes(loaded, task, split, run))
     finally:
         predictor.close()
 
 
-def _labelled_rows(
-    directory: str | Path, task: LoadedTask, data: str | Path | None, split: Split
-) -> tuple[list[Row], tuple[str, ...]]:
-    run = _run_config(task.directory)
-    saved = read_prompt(directory)
-    preset = get_task(str((saved.task or {})["name"]))
-    source = data or (run.data.path if run else None) or preset.source
+def _load_as_training_did(run: RunConfig, task: LoadedTask) -> TaskData:
+    """The rows of a run's own data, with its limits, its held-out rows and its reading of labels."""
+    loaded = load_task_data(run, get_task(run.task))
+    names = getattr(task.kind, "label_names", None)
+    if loaded.label_names != names:
+        raise DataError(
+            f"the data of {loaded.source} have the labels {_shown(loaded.label_names)}, but the prompt was trained for "
+            f"{_shown(names)}: they have changed since. Restore them, or give others with --data."
+        )
+    return loaded
+
+
+def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfig | None) -> TaskData:
+    """The rows of other data, or those of a prompt that is in no run."""
+    saved = task.saved.task or {}
+    source = data or get_task(str(saved["name"])).source
     if source is None:
         raise ConfigError(
-            f"{directory} does not say which data it was trained on. Give a directory or a data set with --data."
+            f"{task.directory} does not say which data it was trained on. Give a directory or a data set with --data."
         )
-    held_out = {} if run is None else {"seed": run.training.seed, "development_fraction": run.data.development_fraction}
-    loaded = load_data(
+    held_out: dict[str, Any] = saved.get("held_out") or {}
+    if run is not None:
+        held_out = {"seed": run.training.seed, "development_fraction": run.data.development_fraction}
+    return load_data(
         source_directory(str(source)),
         kind=task.kind.name,
         # Ids say nothing of a task, and other data may have none.
@@ -100,15 +123,35 @@ def _labelled_rows(
         labels=getattr(task.kind, "label_names", None),
         # With train comes validation, whose rows may have to be held out of it.
         splits=[split, "validation"] if split == "train" else [split],
-        **held_out,  # type: ignore[arg-type]
+        **held_out,
     )
-    rows = getattr(loaded, split) or []
+
+
+def _labelled_rows(loaded: TaskData, task: LoadedTask, split: Split) -> list[Row]:
+    rows: list[Row] | None = getattr(loaded, split)
+    if rows is None:
+        available = [name for name in ("train", "validation", "test") if getattr(loaded, name) is not None]
+        raise DataError(
+            f"{loaded.source} has no {split} split, only {', '.join(available)}. Add a file for it, or ask for another "
+            "split."
+        )
     if not all(task.kind.label_role in row for row in rows):
         raise DataError(
             f"the {split} rows of {loaded.source} have no labels, so there is nothing to score against. Use another "
             "--split, or `ptuning predict`."
         )
-    return rows, loaded.notes
+    return rows
+
+
+def _notes(loaded: TaskData, task: LoadedTask, split: Split, run: RunConfig | None) -> tuple[str, ...]:
+    is_known = run is not None or (task.saved.task or {}).get("held_out") is not None
+    if loaded.held_out is None or is_known or split == "test":
+        return loaded.notes
+    return (
+        *loaded.notes,
+        "The prompt does not say which rows its training held out, so it may have learned from some of these. "
+        "Give a directory with a validation file to be sure.",
+    )
 
 
 def _run_config(prompt: Path) -> RunConfig | None:
@@ -117,15 +160,37 @@ def _run_config(prompt: Path) -> RunConfig | None:
     return load_config(path) if prompt.name == "prompt" and path.is_file() else None
 
 
-def _with_best_threshold(kind: TaskKind, predictions: Sequence[Prediction], rows: Sequence[Row]) -> QuestionAnswering:
+def _check_can_be_fitted(task: LoadedTask) -> None:
+    kind = task.kind
     if not isinstance(kind, QuestionAnswering) or not kind.allow_no_answer:
         raise ConfigError(
             f"--fit-threshold is for question answering with unanswerable questions, and the prompt is for {kind.name}"
             f"{' without them' if isinstance(kind, QuestionAnswering) else ''}. Leave it out."
         )
-    return replace(kind, no_answer_threshold=best_threshold(predictions, rows))
+    if is_in_hub_cache(task.directory):
+        raise CheckpointError(
+            f"--fit-threshold would change {task.directory}, which is in the hub's cache, shared by all that use it. "
+            f"Copy it first, such as with `cp -rL {task.directory} my-prompt`, and give the copy."
+        )
 
 
-def _keep(directory: str | Path, kind: TaskKind) -> None:
-    saved = read_prompt(directory)
-    save_prompt(find_prompt(directory), replace(saved, task={**(saved.task or {}), **kind.to_dict()}))
+def _keep(task: LoadedTask, kind: TaskKind, metrics: dict[str, float] | None) -> None:
+    """Writes the prompt with a kind that has another threshold.
+
+    Args:
+        task: as it was loaded.
+        kind: as it is from now on.
+        metrics: what the prompt reaches with it on the validation rows of its training, or None where that is not
+            known: the saved metrics then stay, with a word on what they are from.
+    """
+    saved = replace(task.saved, task={**(task.saved.task or {}), **kind.to_dict()})
+    if metrics is not None:
+        saved = replace(saved, metrics=metrics, metrics_from=None)
+    elif saved.metrics_from is None and isinstance(task.kind, QuestionAnswering):
+        before = f"{task.kind.no_answer_threshold:g}"
+        saved = replace(saved, metrics_from=f"with a no-answer threshold of {before}; another was fitted to other rows")
+    save_prompt(task.directory, saved)
+
+
+def _shown(names: tuple[str, ...] | None) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "none"

@@ -10,23 +10,26 @@ tasks.predict(rows, tasks=["tickets", "entities", "tickets"])   # one batch, eac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ptuning.backbones.loading import Backbone, load_backbone
-from ptuning.checkpoint import SavedPrompt, find_prompt, load_tensors_into, read_prompt
+from ptuning.checkpoint import PromptDirectory, SavedPrompt, load_tensors_into, read_directory
 from ptuning.data.rows import Row
 from ptuning.data.sources import rows_from_records
+from ptuning.devices import find_device, find_dtype
 from ptuning.errors import CheckpointError, PromptError
 from ptuning.heads import make_head
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
 from ptuning.model import PromptedModel
 from ptuning.prompts import GivenPrompts, PromptBank
-from ptuning.tasks import TaskKind, kind_from_dict
+from ptuning.sharing import is_in_hub_cache
+from ptuning.tasks import TaskKind
 from ptuning.tasks.kind import Prediction
+from ptuning.tasks.saving import kind_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,14 @@ class LoadedTask:
     """A saved task, ready to be asked.
 
     Attributes:
-        name: by which rows ask for it: the run's directory name, or the task's where that is ambiguous.
+        name: by which rows ask for it: the name of the run's directory, or of the prompt's where it is in none; the
+            task's own for a prompt in the hub's cache, whose directory is named by a commit; the whole path where
+            several that are loaded would have one name.
         kind: what is asked of the model.
         columns: role -> column, as in training.
         max_length: tokens a sequence at most.
-        directory: where it came from.
+        directory: the prompt directory that it came from.
+        saved: what is in it.
     """
 
     name: str
@@ -46,6 +52,7 @@ class LoadedTask:
     columns: dict[str, str]
     max_length: int
     directory: Path
+    saved: SavedPrompt = field(repr=False, compare=False)
 
 
 class Predictor:
@@ -159,34 +166,38 @@ def load(
     backbone: Backbone | str | Path | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Predictor:
     """Loads one or several saved prompts, and their backbone once.
 
     Args:
         directories: runs, or their `prompt/` directories.
-        backbone: a loaded one without prompts, or a name or directory; by default the one they were trained on.
-        device: where a backbone that has to be loaded goes; the CPU by default.
-        dtype: storage of its weights.
+        backbone: a loaded one without prompts, which stays where it is; or a name or directory; by default the one they
+            were trained on.
+        device: where a backbone that has to be loaded goes, such as `cpu` or `cuda:1`; by default the best there is.
+        dtype: storage of its weights; by default bfloat16 on GPUs that compute it natively, else float32.
 
     Raises:
         CheckpointError: a prompt is missing, damaged, or has no task.
         BackboneMismatchError: a prompt was trained on another backbone.
         BackboneError: the backbone cannot be loaded.
         PromptError: no directory was given.
+        ConfigError: this machine does not have the device.
     """
     given = [directories] if isinstance(directories, str | Path) else list(directories)
     if not given:
         raise PromptError("load got no directories, expected at least one run or prompt directory.")
-    saved = [read_prompt(directory) for directory in given]
+    read = [read_directory(directory) for directory in given]
+    saved = [directory.prompt for directory in read]
     if not isinstance(backbone, Backbone):
         first = saved[0].backbone
         name = backbone or first.name
         revision = first.revision if backbone is None else None
-        backbone = load_backbone(name, revision=revision, device=device, dtype=dtype)
+        place = find_device(None if device is None else str(device))
+        backbone = load_backbone(name, revision=revision, device=place, dtype=dtype or find_dtype("auto", place))
     for prompt in saved:
         prompt.backbone.require(backbone.identity)
-    tasks = [_task(prompt, directory) for prompt, directory in zip(saved, given, strict=True)]
+    tasks = [_task(directory) for directory in read]
     return Predictor(backbone, _with_names_that_differ(tasks), _model(backbone, saved, tasks))
 
 
@@ -201,7 +212,7 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
             task.kind.head_kind,
             description.hidden_size,
             task.kind.num_outputs,
-            pooling=(prompt.head or {}).get("pooling", "cls"),
+            pooling=(prompt.head or {})["pooling"],
             pooler=backbone.pooler,
         )
         load_tensors_into(head, prompt.head_tensors, f"the head in {task.directory}")
@@ -209,31 +220,21 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
     return PromptedModel(backbone, bank, heads).eval()
 
 
-def _task(saved: SavedPrompt, directory: str | Path) -> LoadedTask:
-    path = find_prompt(directory)
+def _task(read: PromptDirectory) -> LoadedTask:
+    saved, path = read.prompt, read.path
     if saved.task is None:
         raise CheckpointError(
-            f"{directory} holds prompts without a task or head, so there is nothing to predict. Attach them to a model "
+            f"{path} holds prompts without a task or head, so there is nothing to predict. Attach them to a model "
             "of your own: ptuning.attach(model, ptuning.read_prompt(DIR).prompts)."
         )
-    try:
-        about = dict(saved.task)
-        about.pop("name")
-        columns, max_length = dict(about.pop("columns")), int(about.pop("max_length"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the task in {path}/config.json is incomplete ({error}). Restore it from where the prompt came from."
-        ) from error
-    run = path.parent if path.name == "prompt" else path
-    return LoadedTask(run.resolve().name, kind_from_dict(about), columns, max_length, path)
+    if is_in_hub_cache(path):
+        name = str(saved.task["name"])
+    else:
+        name = (path.parent if path.name == "prompt" else path).name
+    return LoadedTask(name, kind_of(saved.task), saved.task["columns"], saved.task["max_length"], path, saved)
 
 
 def _with_names_that_differ(tasks: Sequence[LoadedTask]) -> list[LoadedTask]:
     """Gives tasks whose directories have one name the whole path as their name."""
     names = [task.name for task in tasks]
-    return [
-        LoadedTask(str(task.directory), task.kind, task.columns, task.max_length, task.directory)
-        if names.count(task.name) > 1
-        else task
-        for task in tasks
-    ]
+    return [replace(task, name=str(task.directory)) if names.count(task.name) > 1 else task for task in tasks]

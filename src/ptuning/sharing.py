@@ -12,6 +12,9 @@ from ptuning.errors import CheckpointError
 
 FILES = (CONFIG_FILE, TENSORS_FILE, "README.md")
 
+# A snapshot in the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
+_SNAPSHOTS, _MODEL = "snapshots", "models--"
+
 # The hub's own errors, and under them those of the HTTP library that it uses (httpx, or what came after it).
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 _ERRORS: tuple[type[Exception], ...] = (HFValidationError, _HTTP_ERROR, OSError)
@@ -83,6 +86,11 @@ def from_hub(repository: str, *, revision: str | None = None, token: str | None 
         ) from error
     read_prompt(directory)
     return Path(directory)
+
+
+def is_in_hub_cache(directory: Path) -> bool:
+    """Tells whether a prompt directory, as `find_prompt` returns it, is a snapshot in the hub's cache."""
+    return directory.parent.name == _SNAPSHOTS and directory.parent.parent.name.startswith(_MODEL)
 
 
 def _first_line(error: Exception) -> str:

@@ -98,7 +98,7 @@ def test_what_stops_a_command_is_said_in_a_line(
     def stop(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("ptuning.checkpoint.read_prompt", stop)
+    monkeypatch.setattr("ptuning.checkpoint.read_directory", stop)
     result = ptuning("info", "x")
     assert (result.status, result.out) == (status, "")
     assert result.err.startswith(said) and result.err.count("\n") == 1

@@ -22,7 +22,7 @@ def test_people_get_a_line_a_metric(ptuning: Ptuning, trained: Path, tiny_data: 
     result = ptuning("evaluate", trained / "prompt", "--split", "train", "--data", tiny_data("classification"))
     lines = result.out.splitlines()
     assert lines[0] == "train, 24 rows"
-    assert [line.split()[0] for line in lines[1:]] == ["accuracy", "f1", "f1_macro", "matthews"]
+    assert [line.split()[0] for line in lines[1:]] == ["accuracy", "f1", "f1_macro", "f1_micro", "matthews"]
 
 
 def test_notes_on_the_data_go_to_stderr(ptuning: Ptuning, trained: Path, tiny_data: Any, tmp_path: Path) -> None:
@@ -43,7 +43,14 @@ def test_what_fails_is_one_line_and_1(ptuning: Ptuning, trained: Path, tmp_path:
         assert said in result.err and result.err.count("\n") == 1 and result.err.startswith("error: ")
 
 
+def test_a_device_that_is_not_there_is_2(ptuning: Ptuning, trained: Path) -> None:
+    assert ptuning("evaluate", trained, "--device", "cpu").status == 0
+    result = ptuning("evaluate", trained, "--device", "warp")
+    assert (result.status, result.out) == (2, "")
+    assert "the device is 'warp', which this machine does not have" in result.err
+
+
 def test_a_threshold_where_there_is_none_is_2(ptuning: Ptuning, trained: Path) -> None:
     result = ptuning("evaluate", trained, "--fit-threshold")
     assert (result.status, result.out) == (2, "")
-    assert "has no threshold to fit. Leave --fit-threshold out." in result.err
+    assert "--fit-threshold is for question answering with unanswerable questions" in result.err

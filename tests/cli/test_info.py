@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import ptuning as package
@@ -32,6 +33,13 @@ def test_people_get_task_sizes_and_backbone(ptuning: Ptuning, trained: Path, tin
 def test_json_is_the_prompts_config(ptuning: Ptuning, trained: Path) -> None:
     result = ptuning("info", trained, "--json")
     assert json.loads(result.out) == json.loads((trained / "prompt" / "config.json").read_text())
+
+
+def test_the_prompt_is_read_once(ptuning: Ptuning, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_bytes, names = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (names.append(path.name), read_bytes(path))[1])
+    assert ptuning("info", trained).status == 0
+    assert names.count("prompts.safetensors") == 1
 
 
 def test_bare_prompts_have_no_task(ptuning: Ptuning, tiny_backbone: Path, tmp_path: Path) -> None:

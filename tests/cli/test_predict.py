@@ -61,6 +61,13 @@ def test_rows_that_are_wrong_are_one_line_and_1(stdin: str, said: str, ptuning: 
     assert said in result.err and result.err.startswith("error: ") and result.err.count("\n") == 1
 
 
+def test_a_device_that_is_not_there_is_2(ptuning: Ptuning, trained: Path) -> None:
+    assert ptuning("predict", trained, "--device", "cpu", stdin=LINES).status == 0
+    result = ptuning("predict", trained, "--device", "warp", stdin=LINES)
+    assert (result.status, result.out) == (2, "")
+    assert "the device is 'warp', which this machine does not have" in result.err
+
+
 def test_a_file_that_is_not_there_is_one_line_and_1(ptuning: Ptuning, trained: Path, tmp_path: Path) -> None:
     result = ptuning("predict", trained, tmp_path / "rows.jsonl")
     assert (result.status, result.out) == (1, "")

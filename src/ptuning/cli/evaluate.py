@@ -38,6 +38,7 @@ def command(
             "--fit-threshold", help="Question answering: keep the no-answer threshold that is best on these rows."
         ),
     ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best there is.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a saved prompt on labelled rows."""
@@ -45,7 +46,9 @@ def command(
     from ptuning.evaluation import evaluate
 
     quiet_libraries()
-    result = evaluate(directory, data=data, split=split.value, backbone=backbone, fit_threshold=fit_threshold)
+    result = evaluate(
+        directory, data=data, split=split.value, backbone=backbone, fit_threshold=fit_threshold, device=device
+    )
     for note in result.notes:
         typer.echo(note, err=True)
     if as_json:

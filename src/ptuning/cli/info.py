@@ -21,22 +21,22 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the prompt's config as JSON.")] = False,
 ) -> None:
     """Say what a saved prompt is: task, metrics, sizes, backbone. The files are checked."""
-    from ptuning.checkpoint import TENSORS_FILE, find_prompt, read_config, read_prompt
+    from ptuning.checkpoint import TENSORS_FILE, read_directory
 
-    saved = read_prompt(directory)
-    config = read_config(directory)
+    found = read_directory(directory)
+    saved, path = found.prompt, found.path
     if as_json:
-        typer.echo(json.dumps(config, ensure_ascii=False))
+        typer.echo(json.dumps(found.config, ensure_ascii=False))
         return
 
     from ptuning.cli.tables import print_table, shown_metrics, shown_share
 
-    path = find_prompt(directory)
     task, backbone, counts = saved.task or {}, saved.backbone, saved.counts
     rows = [
         ["task", f"{task['name']} ({task['kind']})" if task else "none: prompts only"],
         ["method", saved.method],
         ["validation", shown_metrics(saved.metrics) or "-"],
+        *([["", saved.metrics_from]] if saved.metrics_from else []),
         ["labels", ", ".join(task.get("label_names", [])) or "-"],
         ["columns", ", ".join(f"{role}: {column}" for role, column in task.get("columns", {}).items()) or "-"],
         ["max length", str(task.get("max_length", "-"))],
@@ -56,5 +56,5 @@ def command(
             ["parameters", f"{counts['prompts']:,} prompts ({share} of the backbone, {ratio} of its transformer)"]
         )
         rows.append(["", f"{counts['head']:,} head"])
-    rows.append(["file", f"{path / TENSORS_FILE}, {(path / TENSORS_FILE).stat().st_size / 1e6:.2f} MB"])
+    rows.append(["file", f"{path / TENSORS_FILE}, {found.size_bytes / 1e6:.2f} MB"])
     print_table(["", str(path)], rows)

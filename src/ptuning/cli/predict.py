@@ -23,6 +23,7 @@ def command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or its prompt/.")],
     file: Annotated[Path, typer.Argument(help="Rows to predict for; - reads JSON lines from stdin.")] = Path("-"),
     backbone: Annotated[str | None, typer.Option(help="Default: the one the prompt was trained on.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best there is.")] = None,
 ) -> None:
     """Predict rows of a file: one JSON object a row on stdout, in input order."""
     from ptuning.cli.quiet import quiet_libraries
@@ -30,7 +31,7 @@ def command(
     from ptuning.predictor import load
 
     quiet_libraries()
-    predictor = load(directory, backbone)
+    predictor = load(directory, backbone, device=device)
     task = predictor.tasks[0]
     rows = load_rows(sys.stdin if str(file) == "-" else file, task.kind.name, task.columns)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
