@@ -199,7 +199,7 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         "`head.zzz` is not a setting. Known ones in head: kind, pooling, dropout."
     ]
     assert _problems(tmp_path, "zzz: 1") == [
-        "`zzz` is not a setting. Known ones: task, recipe, backbone, method, data, prompts, head, training, output."
+        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, training, output."
     ]
     assert _problems(tmp_path, "", {"head.": 1}) == [
         "`head.` is not a setting. Known ones in head: kind, pooling, dropout."
@@ -276,7 +276,7 @@ def test_a_probability_out_of_range_has_one_readable_problem(tmp_path: Path) -> 
     for value in ("2", "-0.1", "on", "true"):
         (line,) = _problems(tmp_path, f"training: {{backbone_dropout: {value}}}")
         assert line.startswith("`training.backbone_dropout` is ")
-        assert "expected checkpoint (what the backbone was trained with), off, or a probability. Correct it" in line
+        assert "expected checkpoint (what the backbone was trained with), off (none at all), or a probability (of" in line
 
 
 def test_all_problems_are_reported_together(tmp_path: Path) -> None:

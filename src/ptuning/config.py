@@ -64,7 +64,9 @@ class PromptsConfig(_Settings):
     )
     reparameterization_size: Int = Field(512, ge=1, description="inner width of the MLP")
     init: str = Field("normal", description="normal, tokens (of the training data), text, or PATH of a saved prompt")
-    init_std: Float = Field(1.0, gt=0.0, description="standard deviation of init: normal; the official code has 0.02")
+    init_std: Float = Field(
+        1.0, gt=0.0, description="standard deviation of init: normal; the official code has 0.02, and so has mlp always"
+    )
     init_text: str | None = Field(None, description="the text whose keys and values init: text starts from")
     dropout: Float = Field(0.0, ge=0.0, lt=1.0, description="probability of zeroing entries of keys and values")
 

@@ -61,8 +61,8 @@ def command(
     typer.echo(f"{result.directory}: validation {shown_metrics(result.metrics)} (epoch {result.best_epoch})")
     typer.echo(
         f"{counts['prompts']:,} prompt parameters ({share} of the backbone, {ratio} of its transformer) and "
-        f"{counts['head']:,} of the head, {size / 1e6:.2f} MB in {result.directory / 'prompt'}; trained "
-        f"{result.seconds:.0f} s"
+        f"{counts['head']:,} of the head, {size / 1e6:.2f} MB in {result.directory / 'prompt'}; "
+        f"{counts['trained']:,} parameters trained in {result.seconds:.0f} s"
     )
 
 

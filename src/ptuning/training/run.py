@@ -33,7 +33,7 @@ from ptuning.data.sources import TaskData
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import ConfigError
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
-from ptuning.model import PromptedModel, trained_parameters
+from ptuning.model import PromptedModel, count_trained, trained_parameters
 from ptuning.prompts import DeepPrompts
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
 from ptuning.tasks.loading import load_task_data
@@ -66,7 +66,8 @@ class RunResult:
         best_epoch: from 1.
         steps: optimizer steps done.
         seconds: trained, over all sittings.
-        counts: parameters of `prompts`, `head`, `backbone` and `transformer` (the backbone without embeddings).
+        counts: parameters of `prompts` as saved, `head`, `backbone`, `transformer` (the backbone without embeddings),
+            and `trained` (more than the first two where an MLP makes the prompts).
     """
 
     directory: Path
@@ -349,15 +350,16 @@ def saved_prompt(
 
 
 def count_parameters(model: PromptedModel, backbone: Backbone) -> dict[str, int]:
-    """Parameters of prompts as saved, head, backbone, and the backbone without its embeddings."""
+    """Parameters of prompts as saved, head, backbone, the backbone without its embeddings, and all that are trained."""
     prompts = model.bank.prompts[0]
     assert isinstance(prompts, DeepPrompts)
     description = backbone.description
     return {
         "prompts": prompts.folded().numel(),
-        "head": sum(parameter.numel() for parameter in model.heads.parameters()),
+        "head": count_trained(model)["head"],
         "backbone": description.num_parameters,
         "transformer": description.num_transformer_parameters,
+        "trained": sum(count_trained(model).values()),  # with an MLP more than what is saved
     }
 
 
