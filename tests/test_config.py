@@ -209,20 +209,20 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("training: {epochs: 0}", "`training.epochs` is 0, expected at least 1. Correct it, or leave it out for 10."),
+        ("training: {epochs: 0}", "`training.epochs` is 0, expected at least 1. Correct it, or leave it out."),
         (
             "training: {epochs: 1.5}",
-            "`training.epochs` is 1.5, expected a whole number. Correct it, or leave it out for 10.",
+            "`training.epochs` is 1.5, expected a whole number. Correct it, or leave it out.",
         ),
         (
             "training: {epochs: true}",
-            "`training.epochs` is True, expected a number. Correct it, or leave it out for 10.",
+            "`training.epochs` is True, expected a number. Correct it, or leave it out.",
         ),
         (
             "training: {epochs: many}",
-            "`training.epochs` is 'many', expected a whole number. Correct it, or leave it out for 10.",
+            "`training.epochs` is 'many', expected a whole number. Correct it, or leave it out.",
         ),
-        ("training: {max_steps: 0}", "`training.max_steps` is 0, expected at least 1. Correct it."),
+        ("training: {max_steps: 0}", "`training.max_steps` is 0, expected at least 1. Correct it, or leave it out."),
         (
             "training: {learning_rate: 0}",
             "`training.learning_rate` is 0, expected above 0. Correct it, or leave it out for 0.01.",
@@ -251,7 +251,7 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         ),
         ("training: fast", "`training` is 'fast', expected a group, name: value. Correct it."),
         ("data: {labels: [0, no]}", "`data.labels.0` is 0, expected text. Put it in quotes."),
-        ("data: {labels: no}", "`data.labels` is 'no', expected a list. Correct it."),
+        ("data: {labels: no}", "`data.labels` is 'no', expected a list. Correct it, or leave it out."),
         ("data: {columns: {a-b: 1}}", "`data.columns.a-b` is 1, expected text. Put it in quotes."),
         ("data: {columns: [text]}", "`data.columns` is ['text'], expected a group, name: value. Correct it."),
         ("output: 7", "`output` is 7, expected text. Put it in quotes."),
@@ -276,7 +276,9 @@ def test_a_probability_out_of_range_has_one_readable_problem(tmp_path: Path) -> 
     for value in ("2", "-0.1", "on", "true"):
         (line,) = _problems(tmp_path, f"training: {{backbone_dropout: {value}}}")
         assert line.startswith("`training.backbone_dropout` is ")
-        assert "expected checkpoint (what the backbone was trained with), off (none at all), or a probability (of" in line
+        assert (
+            "expected checkpoint (what the backbone was trained with), off (none at all), or a probability (of" in line
+        )
 
 
 def test_all_problems_are_reported_together(tmp_path: Path) -> None:

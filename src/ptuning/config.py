@@ -101,7 +101,9 @@ class HeadConfig(_Settings):
 class TrainingConfig(_Settings):
     """The loop."""
 
-    epochs: Int = Field(10, ge=1, description="passes over the training data")
+    epochs: Int | None = Field(
+        None, ge=1, description="passes over the training data; default: 5, or for about 1,500 steps up to 30"
+    )
     max_steps: Int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     learning_rate: Float = Field(1e-2, gt=0.0, description="of the prompts")
     head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate")
@@ -111,7 +113,7 @@ class TrainingConfig(_Settings):
     warmup: Float = Field(0.06, ge=0.0, lt=1.0, description="fraction of all optimizer steps")
     weight_decay: Float = Field(0.0, ge=0.0, description="of AdamW")
     max_grad_norm: Float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
-    batch_size: Int = Field(32, ge=1, description="examples a batch")
+    batch_size: Int = Field(16, ge=1, description="examples a batch")
     batch_tokens: Int | None = Field(None, ge=1, description="tokens a batch, padding included, instead of batch_size")
     accumulation: Int = Field(1, ge=1, description="batches an optimizer step")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -388,6 +390,8 @@ def _expectation(message: str) -> str:
 
 def _advice(field: FieldInfo | None) -> str:
     default = field.default if field is not None and not field.is_required() else None
+    if default is None:
+        return "Correct it, or leave it out."
     return f"Correct it, or leave it out for {default}." if isinstance(default, (str, int, float)) else "Correct it."
 
 

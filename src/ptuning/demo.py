@@ -42,12 +42,12 @@ TASKS = (
     DemoTask(
         "helpdesk/tickets",
         floor=0.85,
-        settings={"training.epochs": 5, "training.batch_size": 16},
+        settings={"training.epochs": 5},
     ),
     DemoTask(
         "helpdesk/entities",
         floor=0.70,
-        settings={"training.epochs": 6, "training.batch_size": 16},
+        settings={"training.epochs": 6},
     ),
     DemoTask(
         "helpdesk/questions",

@@ -216,7 +216,7 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
             pooler=backbone.pooler,
         )
         load_tensors_into(head, prompt.head_tensors, f"the head in {task.directory}")
-        heads.append(head.to(device))
+        heads.append(head)
     return PromptedModel(backbone, bank, heads).eval()
 
 

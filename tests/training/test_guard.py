@@ -12,7 +12,15 @@ from ptuning.training.guard import check_finite, collapse_advice, is_out_of_memo
 
 @pytest.fixture
 def config() -> RunConfig:
-    return load_config(None, {"task": "classification", "training.learning_rate": 0.05, "training.precision": "bf16"})
+    return load_config(
+        None,
+        {
+            "task": "classification",
+            "training.learning_rate": 0.05,
+            "training.precision": "bf16",
+            "training.epochs": 10,
+        },
+    )
 
 
 @pytest.mark.parametrize("what", ["the loss", "the norm of the gradients"])
@@ -59,7 +67,7 @@ def test_memory_errors_of_every_device_are_known() -> None:
 def test_out_of_memory_says_which_settings_need_less(config: RunConfig) -> None:
     error = out_of_memory_error(config, torch.OutOfMemoryError("tried to allocate 2 GiB"))
     assert str(error) == (
-        "a batch did not fit into memory (batch_size 32, accumulation 1): tried to allocate 2 GiB. Halve "
+        "a batch did not fit into memory (batch_size 16, accumulation 1): tried to allocate 2 GiB. Halve "
         "training.batch_size and double training.accumulation (as many examples a step), set "
         "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; start again "
         "with --overwrite."

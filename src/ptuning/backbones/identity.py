@@ -88,9 +88,10 @@ def fingerprint(trunk: nn.Module) -> str:
         if name.startswith(("pooler.", "ptuning_prompts.")):
             continue
         flat = parameter.detach().reshape(-1)
-        picked = flat[
-            torch.linspace(0, flat.numel() - 1, min(_ENTRIES_PER_TENSOR, flat.numel()), device=flat.device).long()
-        ]
+        last, count = flat.numel() - 1, min(_ENTRIES_PER_TENSOR, flat.numel())
+        # In whole numbers: the same entries on every device.
+        places = [last * place // max(count - 1, 1) for place in range(count)]
+        picked = flat[torch.tensor(places, dtype=torch.long, device=flat.device)]
         digest.update(f"{name}:{tuple(parameter.shape)};".encode())
         digest.update(picked.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -124,6 +124,7 @@ def fit(
     training = config.training
     batches = make_batches(config, examples)
     epoch_ends: list[int] = []  # optimizer steps done at the end of each epoch
+    assert training.epochs is not None  # `resolve_config` says how many
     for epoch in range(training.epochs):
         steps = math.ceil(batches.num_batches(epoch) / training.accumulation)
         epoch_ends.append(steps + (epoch_ends[-1] if epoch_ends else 0))

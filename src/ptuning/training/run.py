@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from ptuning.model import PromptedModel, count_trained, trained_parameters
 from ptuning.prompts import DeepPrompts
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
 from ptuning.tasks.loading import load_task_data
+from ptuning.tasks.saving import task_to_dict
 from ptuning.training.assembly import assemble_model, fitting_max_length
 from ptuning.training.directory import (
     CHECKPOINT_NAME,
@@ -49,10 +51,13 @@ from ptuning.training.directory import (
     take_up_directory,
 )
 from ptuning.training.guard import collapse_advice, is_out_of_memory, out_of_memory_error
-from ptuning.training.loop import EpochReport, Hooks, fit, make_optimizer
+from ptuning.training.loop import EpochReport, Hooks, fit, make_batches, make_optimizer
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.seed import seed_everything
 from ptuning.training.state import Progress, load_state, save_state
+
+_USUAL_STEPS = 1500
+_USUAL_EPOCHS = (5, 30)
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
         "data": {"max_length": prepared.max_length},
         "head": {"pooling": config.head.pooling or backbone.pooling},
         "training": {
+            "epochs": training.epochs or _default_epochs(config, prepared),
             "head_learning_rate": training.learning_rate if rate is None else rate,
             "precision": "bf16" if bf16 else "fp32",
             "metric": metric,
@@ -239,6 +245,15 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     return config.model_copy(
         update={**groups, "recipe": "default", "revision": backbone.revision, "output": str(directory)}
     )
+
+
+def _default_epochs(config: RunConfig, prepared: PreparedTask) -> int:
+    """As many as give about `_USUAL_STEPS` optimizer steps, or `max_steps`, within bounds."""
+    steps = math.ceil(make_batches(config, prepared.train).num_batches(0) / config.training.accumulation)
+    if config.training.max_steps is not None:
+        return math.ceil(config.training.max_steps / steps)
+    fewest, most = _USUAL_EPOCHS
+    return min(max(math.ceil(_USUAL_STEPS / steps), fewest), most)
 
 
 def _run(
@@ -336,12 +351,7 @@ def saved_prompt(
         positions=entry.positions,
         backbone=backbone.identity,
         method=config.method,
-        task={
-            "name": prepared.task.name,
-            "columns": prepared.data.columns,
-            "max_length": prepared.max_length,
-            **prepared.kind.to_dict(),
-        },
+        task=task_to_dict(prepared.task, prepared.kind, prepared.data, prepared.max_length),
         head={"pooling": config.head.pooling},
         head_tensors=dict(model.heads[0].state_dict()),
         metrics=dict(metrics),
