@@ -199,7 +199,8 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         "`head.zzz` is not a setting. Known ones in head: kind, pooling, dropout."
     ]
     assert _problems(tmp_path, "zzz: 1") == [
-        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, training, output."
+        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, training, "
+        "output."
     ]
     assert _problems(tmp_path, "", {"head.": 1}) == [
         "`head.` is not a setting. Known ones in head: kind, pooling, dropout."

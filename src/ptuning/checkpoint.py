@@ -425,7 +425,7 @@ def load_tensors_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], wh
         raise CheckpointError(
             f"{what} has tensors {sorted(tensors)}, expected {sorted(own)}. Restore it from where it came from."
         )
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         if tensor.shape != own[name].shape:
             raise CheckpointError(
                 f"{what} has {name} of shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}. "
