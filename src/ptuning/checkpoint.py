@@ -38,6 +38,8 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 TENSORS_FILE = "prompts.safetensors"
 CARD_FILE = "README.md"
+FILES = (CONFIG_FILE, TENSORS_FILE, CARD_FILE)
+"""All that a prompt directory holds."""
 
 _PAUSES = (0.02, 0.1)  # seconds before a directory that is not as it should be is read again
 _MOST_TOKENS = 1_000_000  # a sequence at most; longer ones are damage
@@ -193,13 +195,12 @@ def _check_target(directory: Path) -> None:
         )
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{directory} is a file, expected a directory for the prompt. Give another path.")
-    own = (CONFIG_FILE, TENSORS_FILE, CARD_FILE)
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in own) if path.exists() else []
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in FILES) if path.exists() else []
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise CheckpointError(
             f"{directory} holds {shown}, and a prompt would replace the whole directory, expected nothing there but "
-            f"{', '.join(own)}. Move them away, or give another directory, such as {directory / 'prompt'}."
+            f"{', '.join(FILES)}. Move them away, or give another directory, such as {directory / 'prompt'}."
         )
 
 

@@ -102,7 +102,9 @@ class TrainingConfig(_Settings):
     """The loop."""
 
     epochs: Int | None = Field(
-        None, ge=1, description="passes over the training data; default: 5, or for about 1,500 steps up to 30"
+        None,
+        ge=1,
+        description="passes over the data; default: 5, or for about 1,500 steps up to 30, or as max_steps needs",
     )
     max_steps: Int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     learning_rate: Float = Field(1e-2, gt=0.0, description="of the prompts")

@@ -21,9 +21,9 @@ def find_device(name: str | None = None) -> torch.device:
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")[:100]
         raise ConfigError(
             f"the device is {name!r}, which this machine does not have ({reason}). "
             "Use cpu, or leave it out for the best there is."

@@ -12,7 +12,7 @@ from ptuning.backbones.loading import Backbone
 from ptuning.checkpoint import save_prompt
 from ptuning.config import RunConfig, load_config
 from ptuning.data.rows import Row
-from ptuning.data.sources import Split, TaskData, load_data, source_directory
+from ptuning.data.sources import SPLIT_NAMES, Split, TaskData, load_data, source_directory
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.predictor import LoadedTask, load
 from ptuning.sharing import is_in_hub_cache
@@ -70,6 +70,8 @@ def evaluate(
         DataError: the rows are missing, have no labels, or are not those of training any more.
         ConfigError: no data are known, there is no threshold to fit, or no such device.
     """
+    if split not in SPLIT_NAMES:
+        raise ConfigError(f"split is {split!r}, expected one of {', '.join(SPLIT_NAMES)}. Name one of those.")
     predictor = load(directory, backbone, device=device)
     try:
         task = predictor.tasks[0]

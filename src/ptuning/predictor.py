@@ -91,6 +91,7 @@ class Predictor:
             PromptError: `tasks` is missing, of the wrong length, or names a task that is not there; or all were closed.
             DataError: a row lacks what its task needs.
         """
+        rows = list(rows)
         indices = self._indices(tasks, len(rows))
         own_rows = {}
         for index in sorted(set(indices)):

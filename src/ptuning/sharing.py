@@ -7,10 +7,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from ptuning.checkpoint import CONFIG_FILE, TENSORS_FILE, find_prompt, read_prompt
+from ptuning.checkpoint import FILES, find_prompt, read_prompt
 from ptuning.errors import CheckpointError
-
-FILES = (CONFIG_FILE, TENSORS_FILE, "README.md")
 
 # A snapshot in the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
 _SNAPSHOTS, _MODEL = "snapshots", "models--"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from safetensors.torch import load_file
 
 import ptuning
 from ptuning.backbones.loading import Backbone, load_backbone
-from ptuning.checkpoint import read_prompt
+from ptuning.checkpoint import read_prompt, save_prompt
 from ptuning.config import load_config
 from ptuning.data.batching import Batch
 from ptuning.errors import BackboneError, CheckpointError, ConfigError, DataError, PtuningError, TrainingError
 from ptuning.evaluation import evaluate
 from ptuning.model import PromptedModel
+from ptuning.predictor import load
 from ptuning.tasks.classification import Classification
 from ptuning.training import run
 from ptuning.training.reporting import Silent
@@ -447,13 +450,128 @@ def test_a_second_process_on_one_directory_is_refused(tiny_run: TinyRun, tmp_pat
         train(tiny_run(tmp_path / "run", **{"training.max_steps": 1}), overwrite=True)
 
 
-def test_a_run_that_cannot_start_leaves_the_one_that_is_there(tiny_run: TinyRun, tmp_path: Path) -> None:
-    train(tiny_run(tmp_path / "run"))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"data.path": "./nowhere"},
+        {"training.metric": "bleu"},
+        {"prompts.layers": "last:9"},
+        {"prompts.init": "nowhere"},
+        {"prompts.init": "text", "prompts.init_text": "a box", "prompts.positions": "shifted", "data.max_length": 999},
+    ],
+)
+def test_a_run_that_cannot_start_leaves_what_is_there(tiny_run: TinyRun, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(PtuningError):
+        train(tiny_run(tmp_path / "run", **wrong))
+    assert not (tmp_path / "run").exists()
+    train(tiny_run(tmp_path / "run", **{"training.max_steps": 1}))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    for wrong in ({"data.path": str(tmp_path / "nowhere.csv")}, {"training.metric": "bleu"}):
-        with pytest.raises(PtuningError):
-            train(tiny_run(tmp_path / "run", **wrong), overwrite=True)
+    with pytest.raises(PtuningError):
+        train(tiny_run(tmp_path / "run", **wrong), overwrite=True)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_may_start_from_the_prompt_that_it_replaces(tiny_run: TinyRun, tmp_path: Path) -> None:
+    train(tiny_run(tmp_path / "run", **{"training.max_steps": 1}))
+    again = tiny_run(tmp_path / "run", **{"training.max_steps": 1, "prompts.init": str(tmp_path / "run")})
+    train(again, overwrite=True)
+
+
+def test_a_run_that_goes_on_does_not_need_what_it_started_from(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_run(tmp_path / "first", **{"training.max_steps": 1}))
+    monkeypatch.chdir(tmp_path)
+    whole = train(tiny_run(tmp_path / "run", **{"prompts.init": "first"}))
+    shutil.rmtree(tmp_path / "first")
+    monkeypatch.chdir("/")
+    assert load_config(tmp_path / "run" / "config.yaml").prompts.init == str(tmp_path / "first")
+    assert train(load_config(tmp_path / "run" / "config.yaml"), resume=True).metrics == whole.metrics
+
+
+def test_overwriting_refuses_to_delete_what_no_run_has_written(tiny_run: TinyRun, tmp_path: Path) -> None:
+    train(tiny_run(tmp_path / "run", **{"training.max_steps": 1}))
+    (tmp_path / "run" / "prompt" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"prompt holds notes.txt, which no run has written"):
+        train(tiny_run(tmp_path / "run"), overwrite=True)
+    assert (tmp_path / "run" / "prompt" / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_output_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="output is empty, expected the directory of the run"):
+        train(tiny_run(tmp_path / "run").model_copy(update={"output": " "}))
+
+
+@pytest.mark.parametrize(
+    "rows, settings, epochs",
+    [
+        (24, {"training.batch_size": 8}, 30),  # 3 steps an epoch: at most 30 epochs
+        (24, {"training.batch_size": 8, "training.max_steps": 7}, 3),
+        (24, {"training.batch_size": 8, "training.max_steps": 6}, 2),
+        (24, {"training.batch_size": 4, "training.accumulation": 2, "training.max_steps": 7}, 3),
+        (24, {"training.epochs": 4}, 4),
+        (1600, {"training.batch_size": 8}, 8),  # 200 steps an epoch: 8 make 1,500
+        (8000, {"training.batch_size": 8}, 5),  # 1,000 steps an epoch: at least 5
+    ],
+)
+def test_epochs_follow_from_the_number_of_steps(
+    tiny_run: TinyRun, tmp_path: Path, rows: int, settings: dict[str, Any], epochs: int
+) -> None:
+    config = tiny_run(tmp_path / "run", **{"training.epochs": None, **settings})
+    loaded = load_backbone(config.backbone)
+    prepared = run.prepare_task(config, loaded)
+    many = dataclasses.replace(prepared, train=(prepared.train * rows)[:rows])
+    assert run.resolve_config(config, many, loaded, tmp_path).training.epochs == epochs
+
+
+def test_max_steps_are_reached_where_epochs_differ_in_length(tiny_run: TinyRun, tmp_path: Path) -> None:
+    for steps in (1, 5, 23):
+        settings = {"training.epochs": None, "training.batch_tokens": 40, "training.max_steps": steps}
+        assert train(tiny_run(tmp_path / str(steps), **settings)).steps == steps
+
+
+def test_what_the_config_says_of_the_backbone_reaches_it(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(name: str, **options: Any) -> Backbone:
+        asked.update(options, name=name)
+        return load_backbone(name, **{**options, "revision": None})
+
+    monkeypatch.setattr(run, "load_backbone", load)
+    settings = {"training.attention": "eager", "revision": "abc", "training.max_steps": 1, "training.precision": "bf16"}
+    config = tiny_run(tmp_path / "run", **settings)
+    train(config)
+    assert asked == {
+        "name": config.backbone,
+        "revision": "abc",
+        "device": torch.device("cpu"),
+        "dtype": torch.bfloat16,
+        "attention": "eager",
+    }
+
+
+def test_the_heads_own_learning_rate_is_kept(tiny_run: TinyRun, tmp_path: Path) -> None:
+    train(tiny_run(tmp_path / "run", **{"training.max_steps": 1, "training.head_learning_rate": 0.003}))
+    assert load_config(tmp_path / "run" / "config.yaml").training.head_learning_rate == 0.003
+
+
+def test_shifted_positions_count_when_a_prompt_is_loaded(tiny_run: TinyRun, tmp_path: Path) -> None:
+    settings = {"prompts.positions": "shifted", "training.epochs": 1}
+    result = train(tiny_run(tmp_path / "run", **settings))
+    directory = tmp_path / "run" / "prompt"
+    saved = read_prompt(directory)
+    assert saved.positions == "shifted"
+    logits = {}
+    for positions in ("shifted", "unshifted"):
+        save_prompt(directory, dataclasses.replace(saved, positions=positions))
+        predictor = load(directory)
+        logits[positions] = [p["score"] for p in predictor.predict([{"text": "a red box"}])]
+        predictor.close()
+    assert logits["shifted"] != logits["unshifted"]
+    save_prompt(directory, saved)
+    assert evaluate(tmp_path / "run").metrics == result.metrics
 
 
 def test_local_paths_are_kept_whole(

@@ -43,6 +43,8 @@ def command(
         raise ConfigError("--resume and --overwrite were both given, expected one of them. Leave one out.")
     flags = {"task": task, "backbone": backbone, "data.path": data, "recipe": recipe, "output": output}
     overrides: dict[str, Any] = {key: str(value) for key, value in flags.items() if value is not None}
+    if config is not None and not resume:
+        _check_is_not_in_the_way(config, output)
     settings = _settings(config, overrides, parse_settings(setting or []), resume=resume)
 
     from ptuning.cli.quiet import quiet_libraries
@@ -64,6 +66,13 @@ def command(
         f"{counts['head']:,} of the head, {size / 1e6:.2f} MB in {result.directory / 'prompt'}; "
         f"{counts['trained']:,} parameters trained in {result.seconds:.0f} s"
     )
+
+
+def _check_is_not_in_the_way(config: Path, output: Path | None) -> None:
+    """A run writes its own config.yaml; a user's file of that name in the output would be lost."""
+    is_there = output is not None and config.resolve() == (output / "config.yaml").resolve()
+    if is_there and not (config.parent / "prompt").exists():
+        raise ConfigError(f"{config} is where the run would write its own settings. Move it, or use another --output.")
 
 
 def _settings(config: Path | None, flags: dict[str, Any], sets: dict[str, Any], *, resume: bool) -> RunConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ptuning.checkpoint import FILES as PROMPT_FILES
 from ptuning.config import RunConfig, load_config
 from ptuning.errors import CheckpointError, ConfigError
 from ptuning.storage import recover_directory, replace_file
@@ -73,17 +74,20 @@ def check_start(directory: Path, *, resume: bool, overwrite: bool) -> None:
             f"{directory} has a run already ({', '.join(found)}). Use --resume to go on with it, --overwrite to start "
             "again, or another --output."
         )
+    prompt = directory / PROMPT_NAME
+    foreign = sorted({path.name for path in prompt.iterdir()} - set(PROMPT_FILES)) if prompt.is_dir() else []
+    if foreign:
+        raise ConfigError(
+            f"{prompt} holds {', '.join(foreign)}, which no run has written, and would be deleted with it. Move that "
+            "away, or use another --output."
+        )
 
 
-def start_directory(directory: Path, config: RunConfig, *, overwrite: bool) -> None:
+def start_directory(directory: Path, config: RunConfig) -> None:
     """Deletes what an earlier run has written, and nothing else that may be there, and writes config.yaml.
 
     The old config goes last: a process that dies in between leaves what still counts as a run.
-
-    Raises:
-        ConfigError: there is a run, and it is not to be overwritten.
     """
-    check_start(directory, resume=False, overwrite=overwrite)
     for name in _TREES:
         if (directory / name).exists():
             shutil.rmtree(directory / name)
@@ -92,14 +96,12 @@ def start_directory(directory: Path, config: RunConfig, *, overwrite: bool) -> N
     replace_file(directory / CONFIG_NAME, config.to_yaml())
 
 
-def take_up_directory(directory: Path, config: RunConfig) -> None:
+def check_settings(directory: Path, config: RunConfig) -> None:
     """Makes sure that a run that goes on has the settings it was started with.
 
     Raises:
         ConfigError: it has others; all are named.
-        CheckpointError: there is no run.
     """
-    check_start(directory, resume=True, overwrite=False)
     started = load_config(directory / CONFIG_NAME)
     differing = [
         f"{key} {before!r} then, {now!r} now"
@@ -111,7 +113,6 @@ def take_up_directory(directory: Path, config: RunConfig) -> None:
             f"{directory} was started with other settings: {'; '.join(differing)}. Resume with those it was started "
             "with (`ptuning train --resume --output DIR` alone takes them from there), or use another --output."
         )
-    recover_directory(directory / PROMPT_NAME)
 
 
 def cut_metrics(directory: Path, num_lines: int) -> None:

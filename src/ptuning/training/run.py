@@ -44,11 +44,11 @@ from ptuning.training.directory import (
     CHECKPOINT_NAME,
     METRICS_NAME,
     PROMPT_NAME,
+    check_settings,
     check_start,
     claimed,
     cut_metrics,
     start_directory,
-    take_up_directory,
 )
 from ptuning.training.guard import collapse_advice, is_out_of_memory, out_of_memory_error
 from ptuning.training.loop import EpochReport, Hooks, fit, make_batches, make_optimizer
@@ -151,14 +151,16 @@ def train(
         report.note(note)
     config = resolve_config(config, prepared, backbone, directory)
     with claimed(directory):
+        check_start(directory, resume=resume, overwrite=overwrite)  # again: nobody else writes from here on
         if resume:
-            take_up_directory(directory, config)
-        else:
-            start_directory(directory, config, overwrite=overwrite)
+            check_settings(directory, config)
         seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
         model: PromptedModel | None = None
         try:
-            model = assemble_model(config, backbone, prepared.kind, prepared.train)
+            start = _with_any_start(config) if resume and (directory / CHECKPOINT_NAME).exists() else config
+            model = assemble_model(start, backbone, prepared.kind, prepared.train)
+            if not resume:  # nothing is left that could be refused: an old run goes only now
+                start_directory(directory, config)
             return _run(config, directory, backbone, prepared, model, accelerator, report)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
@@ -171,7 +173,9 @@ def train(
 
 def output_directory(config: RunConfig) -> Path:
     """Returns where a run goes: `output`, or `runs/<task>-<data>`."""
-    if config.output:
+    if config.output is not None:
+        if not config.output.strip():
+            raise ConfigError("output is empty, expected the directory of the run. Name one, or leave --output out.")
         return Path(config.output)
     name = config.task if config.data.path is None else f"{config.task}-{Path(config.data.path).name}"
     return Path("runs") / re.sub(r"[^\w.]+", "-", name).strip("-")
@@ -179,12 +183,23 @@ def output_directory(config: RunConfig) -> Path:
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Local directories by their whole path, so that what is saved means the same in every working directory."""
-    path, backbone = config.data.path, config.backbone
+    path, backbone, init = config.data.path, config.backbone, config.prompts.init
     if path is not None and Path(path).exists():
         path = str(Path(path).resolve())
     if Path(backbone).is_dir() and backbone != MINILM:
         backbone = str(Path(backbone).resolve())
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": path}), "backbone": backbone})
+    if init not in ("normal", "tokens", "text"):
+        init = str(Path(init).resolve())
+    groups = {
+        "data": config.data.model_copy(update={"path": path}),
+        "prompts": config.prompts.model_copy(update={"init": init}),
+    }
+    return config.model_copy(update={**groups, "backbone": backbone})
+
+
+def _with_any_start(config: RunConfig) -> RunConfig:
+    """A checkpoint has the values of all that is trained; what they once started from may be gone."""
+    return config.model_copy(update={"prompts": config.prompts.model_copy(update={"init": "normal"})})
 
 
 def _load_backbone(config: RunConfig) -> Backbone:
@@ -248,12 +263,17 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
 
 
 def _default_epochs(config: RunConfig, prepared: PreparedTask) -> int:
-    """As many as give about `_USUAL_STEPS` optimizer steps, or `max_steps`, within bounds."""
-    steps = math.ceil(make_batches(config, prepared.train).num_batches(0) / config.training.accumulation)
-    if config.training.max_steps is not None:
-        return math.ceil(config.training.max_steps / steps)
-    fewest, most = _USUAL_EPOCHS
-    return min(max(math.ceil(_USUAL_STEPS / steps), fewest), most)
+    """As many as give about `_USUAL_STEPS` optimizer steps, within bounds; or just as many as `max_steps` needs."""
+    batches, accumulation = make_batches(config, prepared.train), config.training.accumulation
+    max_steps = config.training.max_steps
+    if max_steps is None:
+        fewest, most = _USUAL_EPOCHS
+        return min(max(math.ceil(_USUAL_STEPS / math.ceil(batches.num_batches(0) / accumulation)), fewest), most)
+    epochs = steps = 0
+    while steps < max_steps:  # epochs differ in length where batches are made by tokens
+        steps += math.ceil(batches.num_batches(epochs) / accumulation)
+        epochs += 1
+    return epochs
 
 
 def _run(
