@@ -24,6 +24,7 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2Model,
+    PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
@@ -242,6 +243,8 @@ def test_a_decoder_of_a_supported_family_has_causal_prompts(
     name: str, tiny_model: TinyModel, ragged_batch: RaggedBatch
 ) -> None:
     """Without padding a causal model gets no mask: the base function's own would drop real tokens behind a prefix."""
+    if name == "megatron-bert" and not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
+        pytest.skip("before transformers 5.24 the library's own Megatron-BERT decoder sees later tokens")
     for attention in ("sdpa", "eager"):
         model = tiny_model(name, auto=AutoModelForCausalLM, attention=attention, is_decoder=True)
         ids = ragged_batch(model.config, (6, 6))["input_ids"]
@@ -539,7 +542,10 @@ CHECKPOINTING = [name for name, family in sorted(FAMILIES.items()) if family.gra
 
 
 def _checkpointed(model: Any, **options: Any) -> Any:
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None)
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None)
+    else:  # before transformers 5.24
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None)
     model.train()
     return model
 
@@ -583,8 +589,9 @@ def test_checkpointing_gives_exact_gradients_whatever_the_rows_are_by_then(
 def test_families_that_transformers_cannot_checkpoint_say_so(name: str, tiny_model: TinyModel) -> None:
     model = tiny_model(name)
     ptuning.attach(model, _prompts(model))
-    with pytest.raises(ValueError, match=f"{type(model).__name__} does not support activation checkpointing"):
-        model.activation_checkpointing_enable()
+    refused = rf"{type(model).__name__} does not support (activation|gradient) checkpointing"
+    with pytest.raises(ValueError, match=refused):
+        _checkpointed(model)
 
 
 @pytest.mark.parametrize("options", [{"use_reentrant": True}, {"preserve_rng_state": True}])

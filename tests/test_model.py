@@ -277,7 +277,7 @@ def test_checkpointed_layers_recompute_with_backbone_dropout_off(
     head = PooledHead(32, 3, pooling="mean", generator=generator)
     model = PromptedModel(backbone, _bank(backbone, 4), [head], backbone_dropout="off").train()
     plain = torch.autograd.grad(model.logits(**batch).square().sum(), list(trained_parameters(model).values()))
-    backbone.model.activation_checkpointing_enable()
+    start_recomputing(backbone.model)
     model.train()
     ran: list[int] = []
     model.attached.attention_modules[0].register_forward_pre_hook(lambda *_: ran.append(1))
@@ -297,7 +297,7 @@ def test_prompt_dropout_is_the_same_when_checkpointed_layers_recompute(
     gradients = []
     for checkpoint in (False, True):
         if checkpoint:
-            backbone.model.activation_checkpointing_enable()
+            start_recomputing(backbone.model)
         model.train()
         torch.manual_seed(5)
         loss = model.logits(**batch).square().sum()
