@@ -25,7 +25,6 @@ from ptuning.checkpoint import (
     _digest_of,
     find_prompt,
     load_tensors_into,
-    read_config,
     read_directory,
     read_prompt,
     save_prompt,
@@ -133,7 +132,7 @@ def test_nothing_of_the_backbone_is_in_the_files(prompt: Path) -> None:
 
 
 def test_the_config_says_what_the_prompt_is(prompt: Path) -> None:
-    config = read_config(prompt)
+    config = read_directory(prompt).config
     assert config["format_version"] == FORMAT_VERSION == 1
     assert config["prompts"] == {
         "prompt_length": 5,
@@ -244,7 +243,7 @@ def test_a_prompt_that_is_away_for_a_moment_is_waited_for(prompt: Path, monkeypa
     monkeypatch.setattr(time, "sleep", lambda seconds: aside.rename(prompt) if aside.exists() else None)
     assert read_prompt(prompt).layers == (0, 2)
     prompt.rename(aside)
-    assert read_config(prompt)["method"] == "p-tuning-v2"
+    assert read_directory(prompt).config["method"] == "p-tuning-v2"
 
 
 def test_a_prompt_that_another_process_keeps_replacing_can_be_read(prompt: Path) -> None:
@@ -275,7 +274,7 @@ def test_a_directory_is_read_once(prompt: Path, monkeypatch: pytest.MonkeyPatch)
     found = read_directory(prompt.parent)
     assert names == [CONFIG_FILE, TENSORS_FILE]
     assert found.path == prompt and found.size_bytes == (prompt / TENSORS_FILE).stat().st_size
-    assert found.config == read_config(prompt) and found.prompt.layers == (0, 2)
+    assert found.config == json.loads((prompt / CONFIG_FILE).read_text()) and found.prompt.layers == (0, 2)
 
 
 def test_a_prompt_is_found_from_inside(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +457,7 @@ def _swap_labels(config: dict[str, Any]) -> None:
 )
 def test_a_config_that_was_edited_is_refused(prompt: Path, change: Callable[[dict[str, Any]], object]) -> None:
     _edit(prompt, change, resign=False)
-    for read in (read_config, read_prompt):
+    for read in (read_directory, read_prompt):
         with pytest.raises(
             CheckpointError,
             match=r"config.json was altered: its content has sha256 \w{12}…, but it says \w{12}… of itself. A prompt "
@@ -537,7 +536,7 @@ def test_an_altered_config_is_refused_with_the_place(
     prompt: Path, change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     _edit(prompt, change)
-    for read in (read_config, read_prompt):
+    for read in (read_directory, read_prompt):
         with pytest.raises(CheckpointError, match=rf"{CONFIG_FILE} {words}"):
             read(prompt)
 

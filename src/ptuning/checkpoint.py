@@ -229,15 +229,6 @@ def find_prompt(directory: str | Path) -> Path:
     )
 
 
-def read_config(directory: str | Path) -> dict[str, Any]:
-    """Reads and checks `config.json` of a run or prompt directory.
-
-    Raises:
-        CheckpointError: missing, not JSON, of a newer format, or incomplete.
-    """
-    return _again(lambda: _read_config(find_prompt(directory) / CONFIG_FILE))
-
-
 def _again(read: Callable[[], Read]) -> Read:
     """Reads again, twice at most, what is incomplete or does not match: a process may be replacing the directory."""
     for pause in _PAUSES:
