@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ptuning import metrics
+from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
@@ -49,7 +50,7 @@ class Classification(TaskKind):
         check_label_names(self.label_names, "labels")
 
     @classmethod
-    def from_data(cls, data: TaskData) -> Self:
+    def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         return cls(label_names_of(data, cls.name))
 
     @property

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ptuning.config import DataConfig
     from ptuning.data.batching import Batch, Example
     from ptuning.data.rows import Row
     from ptuning.data.sources import TaskData
@@ -43,8 +44,13 @@ class TaskKind(ABC):
 
     @classmethod
     @abstractmethod
-    def from_data(cls, data: TaskData) -> Self:
-        """Return the kind with what the data say: label names, whether questions may have no answer, ..."""
+    def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
+        """Return the kind with what the data say: label names, whether questions may have no answer, ...
+
+        Args:
+            data: loaded data.
+            settings: of the run; options of a kind that they name come from there.
+        """
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ptuning import metrics
+from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
@@ -36,7 +37,7 @@ class MultipleChoice(TaskKind):
     default_metric: ClassVar[str] = "accuracy"
 
     @classmethod
-    def from_data(cls, data: TaskData) -> Self:
+    def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         return cls()
 
     @property

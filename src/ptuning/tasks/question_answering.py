@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ptuning import metrics
+from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
@@ -76,7 +77,7 @@ class QuestionAnswering(TaskKind):
             raise ConfigError(f"doc_stride must be at least 0, got {self.doc_stride}. Use 128, or 0 for no overlap.")
 
     @classmethod
-    def from_data(cls, data: TaskData) -> Self:
+    def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         labelled = [row for row in data.train or data.validation or () if "answers" in row]
         return cls(allow_no_answer=not labelled or any(not row["answers"]["text"] for row in labelled))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ptuning import metrics
+from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
@@ -50,7 +51,7 @@ class Regression(TaskKind):
             )
 
     @classmethod
-    def from_data(cls, data: TaskData) -> Self:
+    def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         values = [float(row["label"]) for row in data.train or data.validation or () if "label" in row]
         if not values:
             return cls()
