@@ -1,0 +1,20 @@
+"""Settings of a run, from defaults, a recipe, a file, and flags. No torch here.
+
+    load_config(path, overrides) -> RunConfig -> train(config)
+
+Precedence: defaults < recipe < file < overrides (flags, then `--set`). All problems of a file are reported together.
+"""
+
+from ptuning.config.loading import load_config, parse_settings
+from ptuning.config.settings import DataConfig, HeadConfig, PromptsConfig, RunConfig, TrainingConfig, setting_names
+
+__all__ = [
+    "DataConfig",
+    "HeadConfig",
+    "PromptsConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "load_config",
+    "parse_settings",
+    "setting_names",
+]

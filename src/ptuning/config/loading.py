@@ -1,0 +1,92 @@
+"""From defaults, a recipe, a file and flags to one `RunConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ptuning.config.problems import all_problems
+from ptuning.config.settings import GROUPS, RunConfig
+from ptuning.config.text import Loader, read_yaml, yaml_problem
+from ptuning.errors import ConfigError
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Reads a config file, if any, and lays overrides over it.
+
+    Args:
+        path: a YAML file.
+        overrides: dotted keys to values, such as {"training.seed": 3}. They win over the file; later ones over earlier.
+
+    Raises:
+        ConfigError: the file cannot be read, or some settings are unknown or out of range (all are listed).
+    """
+    overrides = dict(overrides or {})
+    settings = _read_settings(path) if path is not None else {}
+    recipe = overrides.get("recipe", settings.get("recipe", "default"))
+    merged: dict[str, Any] = {} if recipe == "default" else _read_settings(_recipe_path(recipe))
+    _lay_over(merged, settings)
+    for key, value in overrides.items():
+        nested: dict[str, Any] = merged
+        *parents, last = key.split(".")
+        for parent in parents:
+            child = nested.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(
+                    f"`{key}` cannot be set: `{parent}` is {child!r}, expected one of the groups "
+                    f"{', '.join(GROUPS)}. Name a setting of those, such as training.epochs."
+                )
+            nested = child
+        _lay_over(nested, {last: str(value) if isinstance(value, PurePath) else value})
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        where = f" in {path}" if path is not None else ""
+        raise ConfigError(all_problems(error, merged, where)) from error
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turns `--set a.b=c` arguments into overrides; values are read as YAML.
+
+    Raises:
+        ConfigError: an argument has no `=`, or its value is not YAML.
+    """
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set got {pair!r}, expected KEY=VALUE. For example: --set training.epochs=5")
+        try:
+            overrides[key.strip()] = yaml.load(value, Loader=Loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"--set got {pair!r}, whose value is not YAML ({yaml_problem(error)}), expected a value such as 5, "
+                "text, or [a, b]. Put text with special characters in quotes."
+            ) from error
+    return overrides
+
+
+def _read_settings(path: str | Path) -> dict[str, Any]:
+    """A file's settings, without groups whose lines are all commented out."""
+    return {key: value for key, value in read_yaml(path).items() if value is not None or key not in GROUPS}
+
+
+def _recipe_path(recipe: Any) -> Path:
+    path = Path(str(recipe))
+    if not path.is_file():
+        raise ConfigError(f"recipe is {recipe!r}, expected `default` or the path of a YAML file. Check the path.")
+    return path
+
+
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, Mapping):
+            child = below.get(key)
+            below[key] = dict(child) if isinstance(child, dict) else {}
+            _lay_over(below[key], value)
+        else:
+            below[key] = value

@@ -1,0 +1,171 @@
+"""Every setting of a run, with its range and what it means. To add one, add a field here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ptuning.config.text import Dumper
+
+
+def _no_truth_value(value: Any) -> Any:
+    """Python takes True for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a number")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_truth_value)]
+Float = Annotated[float, BeforeValidator(_no_truth_value)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataConfig(_Settings):
+    """Where the data are and how they are read."""
+
+    path: str | None = Field(None, description="directory with train/validation/test files, or a Hugging Face data set")
+    columns: dict[str, str] = Field(default_factory=dict, description="role -> column, where names are ambiguous")
+    labels: list[str] | None = Field(None, description="label names in index order")
+    max_length: Int | None = Field(None, ge=3, description="tokens a sequence; default by task kind (128, QA 384)")
+    predicate_input: Literal["marked", "appended"] | None = Field(
+        None, description="semantic role labeling: how the predicate is shown; default: marked where it stands"
+    )
+    template: Int = Field(0, ge=0, description="which of the preset's input formats; see `ptuning tasks NAME`")
+    max_train_rows: Int | None = Field(None, ge=1, description="use only this many training rows")
+    max_validation_rows: Int | None = Field(None, ge=1, description="use only this many validation rows")
+    development_fraction: Float = Field(
+        0.1, gt=0.0, lt=1.0, description="share of train held out where there is no validation file"
+    )
+
+
+class PromptsConfig(_Settings):
+    """The prompts: how many, where, and how they start."""
+
+    prompt_length: Int = Field(20, ge=0, description="virtual tokens a layer")
+    layers: str | Int | list[Int] = Field("all", description="all, first:K, last:K, 16-23, or a list; 0 is the lowest")
+    positions: Literal["unshifted", "shifted"] = Field(
+        "unshifted", description="shifted adds prompt_length to learned absolute positions, as the official code does"
+    )
+    reparameterization: Literal["none", "mlp"] = Field(
+        "none", description="mlp: an MLP produces the prompts in training"
+    )
+    reparameterization_size: Int = Field(512, ge=1, description="inner width of the MLP")
+    init: str = Field("normal", description="normal, tokens (of the training data), text, or PATH of a saved prompt")
+    init_std: Float = Field(
+        1.0, gt=0.0, description="standard deviation of init: normal; the official code has 0.02, and so has mlp always"
+    )
+    init_text: str | None = Field(None, description="the text whose keys and values init: text starts from")
+    dropout: Float = Field(0.0, ge=0.0, lt=1.0, description="probability of zeroing entries of keys and values")
+
+    @model_validator(mode="after")
+    def _init_has_what_it_needs(self) -> PromptsConfig:
+        if self.init == "text" and not self.init_text:
+            raise ValueError("prompts.init is `text`, but prompts.init_text is missing. Give the text to start from.")
+        if self.init != "text" and self.init_text is not None:
+            raise ValueError(
+                f"prompts.init_text is {self.init_text!r}, but prompts.init is `{self.init}`, which does not read it. "
+                "Set `init: text`, or leave init_text out."
+            )
+        if self.reparameterization == "mlp" and self.init != "normal":
+            raise ValueError(
+                f"prompts.init is `{self.init}`, which needs `reparameterization: none`, since the MLP produces the "
+                "prompts. Use `init: normal` with the MLP."
+            )
+        return self
+
+
+class HeadConfig(_Settings):
+    """The task's output layer."""
+
+    kind: Literal["linear"] = Field("linear", description="a linear layer")
+    pooling: Literal["cls", "mean", "last", "pooler"] | None = Field(
+        None,
+        description="default: the checkpoint's own where it names one, else cls, or mean where there is no such token",
+    )
+    dropout: Float = Field(0.1, ge=0.0, lt=1.0, description="on what the head reads")
+
+
+class TrainingConfig(_Settings):
+    """The loop."""
+
+    epochs: Int | None = Field(
+        None,
+        ge=1,
+        description="passes over the data; default: 5, or for about 1,500 steps up to 30, or as max_steps needs",
+    )
+    max_steps: Int | None = Field(None, ge=1, description="stop after this many optimizer steps")
+    learning_rate: Float = Field(1e-2, gt=0.0, description="of the prompts")
+    head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate")
+    schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
+        "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"
+    )
+    warmup: Float = Field(0.06, ge=0.0, lt=1.0, description="fraction of all optimizer steps")
+    weight_decay: Float = Field(0.0, ge=0.0, description="of AdamW")
+    max_grad_norm: Float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
+    batch_size: Int = Field(16, ge=1, description="examples a batch")
+    batch_tokens: Int | None = Field(None, ge=1, description="tokens a batch, padding included, instead of batch_size")
+    accumulation: Int = Field(1, ge=1, description="batches an optimizer step")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device computes it natively"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
+        "sdpa", description="the backbone's base implementation of attention; docs/backbones.md says which fit"
+    )
+    backbone_dropout: Literal["checkpoint", "off"] | Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(
+        "checkpoint",
+        description="checkpoint (what the backbone was trained with), off (none at all), or a probability (of "
+        "all but the attention weights, which keep the checkpoint's)",
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute layers in the backward to save memory")
+    early_stopping: Int | None = Field(
+        None, ge=1, description="stop after this many evaluations without a better metric"
+    )
+    checkpoint_steps: Int | None = Field(None, ge=1, description="write checkpoints/last every this many steps too")
+    metric: str | None = Field(
+        None, description="the validation metric that picks the best epoch; default by task kind"
+    )
+    seed: Int = Field(11, ge=0, lt=2**32, description="of everything random")
+    device: str | None = Field(None, description="cpu, cuda, mps; default: the best there is")
+
+
+class RunConfig(_Settings):
+    """Everything a run needs; saved beside its results as config.yaml."""
+
+    task: str = Field(description="a preset such as helpdesk/tickets, or a kind such as classification")
+    recipe: str = Field("default", description="default, or the path of a file with settings")
+    backbone: str = Field("minilm", description="a Hugging Face name, a local directory, or minilm")
+    revision: str | None = Field(None, description="commit, branch or tag of the backbone on the hub")
+    method: Literal["p-tuning-v2"] = Field("p-tuning-v2", description="what is trained")
+    data: DataConfig = Field(default_factory=DataConfig)
+    prompts: PromptsConfig = Field(default_factory=PromptsConfig)
+    head: HeadConfig = Field(default_factory=HeadConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    output: str | None = Field(None, description="directory of the run; default: runs/<task>-<data>")
+
+    def to_yaml(self) -> str:
+        """The settings as YAML that `load_config` reads back to an equal config."""
+        text: str = yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+        return text
+
+
+GROUPS = tuple(
+    name
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+)
+
+
+def setting_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every setting's dotted name, groups included."""
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(setting_names(field.annotation, f"{prefix}{name}."))
+    return names
