@@ -78,6 +78,7 @@ class _Task(_Saved):
     kind: str
     columns: dict[str, str]
     max_length: int = Field(ge=1, le=_MOST_TOKENS)
+    template: str | None = None
     label_names: list[str] | None = None
     held_out: _HeldOut | None = None
 

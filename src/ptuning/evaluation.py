@@ -12,12 +12,13 @@ from ptuning.backbones.loading import Backbone
 from ptuning.checkpoint import save_prompt
 from ptuning.config import RunConfig, load_config
 from ptuning.data.rows import Row
-from ptuning.data.sources import SPLIT_NAMES, Split, TaskData, load_data, source_directory
+from ptuning.data.sources import TaskData, load_data
+from ptuning.data.splits import SPLIT_NAMES, Split
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.predictor import LoadedTask, load
 from ptuning.sharing import is_in_hub_cache
-from ptuning.tasks import TaskKind, get_task
-from ptuning.tasks.loading import load_task_data
+from ptuning.tasks import PRESETS, Task, TaskKind, get_task
+from ptuning.tasks.loading import load_task_data, task_source
 from ptuning.tasks.question_answering import QuestionAnswering, best_threshold, with_threshold
 
 CONFIG_NAME = "config.yaml"
@@ -70,16 +71,19 @@ def evaluate(
         DataError: the rows are missing, have no labels, or are not those of training any more.
         ConfigError: no data are known, there is no threshold to fit, or no such device.
     """
-    if split not in SPLIT_NAMES:
-        raise ConfigError(f"split is {split!r}, expected one of {', '.join(SPLIT_NAMES)}. Name one of those.")
     predictor = load(directory, backbone, device=device)
     try:
         task = predictor.tasks[0]
+        _check_split(split, task)
         if fit_threshold:
             _check_can_be_fitted(task)
         run = _run_config(task.directory)
         is_own = run is not None and data is None
-        loaded = _load_as_training_did(run, task) if run is not None and data is None else _load(task, data, split, run)
+        loaded = (
+            _load_as_training_did(run, task, split)
+            if run is not None and data is None
+            else _load(task, data, split, run)
+        )
         rows = _labelled_rows(loaded, task, split)
         kind: TaskKind = task.kind
         predictions = predictor.predict_rows(rows)
@@ -94,9 +98,10 @@ def evaluate(
         predictor.close()
 
 
-def _load_as_training_did(run: RunConfig, task: LoadedTask) -> TaskData:
+def _load_as_training_did(run: RunConfig, task: LoadedTask, split: Split) -> TaskData:
     """The rows of a run's own data, with its limits, its held-out rows and its reading of labels."""
-    loaded = load_task_data(run, get_task(run.task))
+    splits = None if split in SPLIT_NAMES else ["train", "validation", split]
+    loaded = load_task_data(run, get_task(run.task), splits)
     names = getattr(task.kind, "label_names", None)
     if loaded.label_names != names:
         raise DataError(
@@ -109,7 +114,8 @@ def _load_as_training_did(run: RunConfig, task: LoadedTask) -> TaskData:
 def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfig | None) -> TaskData:
     """The rows of other data, or those of a prompt that is in no run."""
     saved = task.saved.task or {}
-    source = data or get_task(str(saved["name"])).source
+    preset = _preset(task, needs_source=data is None)
+    source = preset.source if data is None else str(data)
     if source is None:
         raise ConfigError(
             f"{task.directory} does not say which data it was trained on. Give a directory or a data set with --data."
@@ -118,21 +124,35 @@ def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfi
     if run is not None:
         held_out = {"seed": run.training.seed, "development_fraction": run.data.development_fraction}
     return load_data(
-        source_directory(str(source)),
+        task_source(preset, source),
         kind=task.kind.name,
         # Ids say nothing of a task, and other data may have none.
         columns={role: column for role, column in task.columns.items() if role != "id"} or None,
         labels=getattr(task.kind, "label_names", None),
+        usual_columns=preset.columns,
+        template=task.template,
         # With train comes validation, whose rows may have to be held out of it.
         splits=[split, "validation"] if split == "train" else [split],
         **held_out,
     )
 
 
+def _preset(task: LoadedTask, *, needs_source: bool) -> Task:
+    """The preset that a prompt was trained for; its bare kind where this version does not have it."""
+    name = str((task.saved.task or {})["name"])
+    return get_task(name if name in PRESETS or needs_source else task.kind.name)
+
+
+def _check_split(split: Split, task: LoadedTask) -> None:
+    known = (*SPLIT_NAMES, *_preset(task, needs_source=False).more_splits)
+    if split not in known:
+        raise ConfigError(f"split is {split!r}, expected one of {', '.join(known)}. Name one of those.")
+
+
 def _labelled_rows(loaded: TaskData, task: LoadedTask, split: Split) -> list[Row]:
-    rows: list[Row] | None = getattr(loaded, split)
+    rows = loaded.rows(split)
     if rows is None:
-        available = [name for name in ("train", "validation", "test") if getattr(loaded, name) is not None]
+        available = [name for name in (*SPLIT_NAMES, *loaded.others) if loaded.rows(name) is not None]
         raise DataError(
             f"{loaded.source} has no {split} split, only {', '.join(available)}. Add a file for it, or ask for another "
             "split."
@@ -147,7 +167,7 @@ def _labelled_rows(loaded: TaskData, task: LoadedTask, split: Split) -> list[Row
 
 def _notes(loaded: TaskData, task: LoadedTask, split: Split, run: RunConfig | None) -> tuple[str, ...]:
     is_known = run is not None or (task.saved.task or {}).get("held_out") is not None
-    if loaded.held_out is None or is_known or split == "test":
+    if loaded.held_out is None or is_known or split not in ("train", "validation"):
         return loaded.notes
     return (
         *loaded.notes,

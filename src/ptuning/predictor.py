@@ -19,7 +19,8 @@ import torch
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.checkpoint import PromptDirectory, SavedPrompt, load_tensors_into, read_directory
 from ptuning.data.rows import Row
-from ptuning.data.sources import rows_from_records
+from ptuning.data.template import Template
+from ptuning.data.unlabelled import rows_from_records
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import CheckpointError, PromptError
 from ptuning.heads import make_head
@@ -29,7 +30,7 @@ from ptuning.prompts import GivenPrompts, PromptBank
 from ptuning.sharing import is_in_hub_cache
 from ptuning.tasks import TaskKind
 from ptuning.tasks.kind import Prediction
-from ptuning.tasks.saving import kind_of
+from ptuning.tasks.saving import kind_of, template_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class LoadedTask:
             task's own for a prompt in the hub's cache, whose directory is named by a commit; the whole path where
             several that are loaded would have one name.
         kind: what is asked of the model.
-        columns: role -> column, as in training.
+        columns: role -> column, as in training; with a template what it reads -> column.
+        template: makes roles of columns; None where columns are roles.
         max_length: tokens a sequence at most.
         directory: the prompt directory that it came from.
         saved: what is in it.
@@ -50,6 +52,7 @@ class LoadedTask:
     name: str
     kind: TaskKind
     columns: dict[str, str]
+    template: Template | None
     max_length: int
     directory: Path
     saved: SavedPrompt = field(repr=False, compare=False)
@@ -97,7 +100,7 @@ class Predictor:
         for index in sorted(set(indices)):
             task = self.tasks[index]
             records = [row for row, number in zip(rows, indices, strict=True) if number == index]
-            own_rows[index] = rows_from_records(records, task.kind.name, task.columns, name=task.name)
+            own_rows[index] = rows_from_records(records, task.kind.name, task.columns, task.template, name=task.name)
         answers = {index: iter(own) for index, own in self._answer(own_rows, batch_tokens).items()}
         return [next(answers[index]) for index in indices]
 
@@ -232,7 +235,8 @@ def _task(read: PromptDirectory) -> LoadedTask:
         name = str(saved.task["name"])
     else:
         name = (path.parent if path.name == "prompt" else path).name
-    return LoadedTask(name, kind_of(saved.task), saved.task["columns"], saved.task["max_length"], path, saved)
+    task = saved.task
+    return LoadedTask(name, kind_of(task), task["columns"], template_of(task), task["max_length"], path, saved)
 
 
 def _with_names_that_differ(tasks: Sequence[LoadedTask]) -> list[LoadedTask]:

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from ptuning.data import load_data
-from ptuning.data.hub import hub_table, is_hub_name, open_hub
+from ptuning.data.hub import CONVERTED, HubSource, hub_table, is_hub_name, open_hub, parse_hub_name
 from ptuning.errors import DataError
 
 
@@ -90,18 +90,63 @@ def test_a_directory_without_data_is_refused(hub_directory: Path) -> None:
         load_data(empty, kind="classification")
 
 
-def test_a_name_and_its_configuration_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_datasets_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def load_dataset(path: str, name: str | None = None) -> dict[str, Any]:
-        asked.append((path, name))
+    def load_dataset(path: str, **arguments: Any) -> dict[str, Any]:
+        asked.append((path, arguments))
         return {}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    open_hub("nyu/glue:rte")
-    open_hub("imdb")
-    open_hub("/data/some dir")
-    assert asked == [("nyu/glue", "rte"), ("imdb", None), ("/data/some dir", None)]
+    open_hub(parse_hub_name("nyu/glue:rte"))
+    open_hub(parse_hub_name("imdb"))
+    open_hub(parse_hub_name("/data/some dir"))
+    open_hub(HubSource("old/set", "rte", revision=CONVERTED))
+    open_hub(HubSource("new/set", "rte", revision="v1"))
+    assert asked == [
+        ("nyu/glue", {"name": "rte"}),
+        ("imdb", {}),
+        ("/data/some dir", {}),
+        ("old/set", {"revision": CONVERTED, "data_dir": "rte"}),
+        ("new/set", {"revision": "v1", "name": "rte"}),
+    ]
+
+
+@pytest.fixture
+def converted_directory(tmp_path: Path, hub_directory: Path) -> Path:
+    """A local copy in the layout of the hub's own Parquet copies: a directory a configuration, one a split in it."""
+    for config, word in (("one", "purrs"), ("two", "barks")):
+        for split in ("train", "validation_matched", "validation_mismatched"):
+            directory = tmp_path / "converted" / config / split
+            directory.mkdir(parents=True)
+            rows = datasets.Dataset.from_dict({"text": [f"{word} {split}", "x"], "label": ["a", "b"]})
+            rows.to_parquet(directory / "0000.parquet")
+    return tmp_path / "converted"
+
+
+def test_one_configuration_of_a_converted_copy_is_read_and_not_all_of_them(converted_directory: Path) -> None:
+    splits = {"validation": "validation_matched", "validation_mismatched": "validation_mismatched"}
+    source = HubSource(str(converted_directory), "two", splits=splits)
+    data = load_data(source, kind="classification")
+    assert data.train == [{"text": "barks train", "label": "a"}, {"text": "x", "label": "b"}]
+    assert data.validation is not None and data.validation[0]["text"] == "barks validation_matched"
+    assert data.others == {}
+    other = load_data(source, kind="classification", splits=["validation_mismatched"])
+    rows = other.rows("validation_mismatched")
+    assert rows is not None and rows[0]["text"] == "barks validation_mismatched"
+
+
+def test_configurations_in_the_card_are_asked_for_by_name(tmp_path: Path, hub_directory: Path) -> None:
+    directory = tmp_path / "carded"
+    card = "---\nconfigs:\n"
+    for config in ("one", "two"):
+        (directory / "files" / config).mkdir(parents=True)
+        rows = datasets.Dataset.from_dict({"text": [config, "x"], "label": ["a", "b"]})
+        rows.to_parquet(directory / "files" / config / "train.parquet")
+        card += f"- config_name: {config}\n  data_files:\n  - split: train\n    path: files/{config}/train.parquet\n"
+    (directory / "README.md").write_text(card + "---\n")
+    data = load_data(HubSource(str(directory), "two"), kind="classification")
+    assert data.train is not None and {row["text"] for row in [*data.train, *(data.validation or [])]} == {"two", "x"}
 
 
 def test_a_failure_of_the_hub_says_what_was_tried_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,20 +16,14 @@ EXAMPLES = """Examples:
 """
 
 
-class SplitName(StrEnum):
-    """Splits of a data set."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-
-
 def command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or its prompt/.")],
     data: Annotated[
         str | None, typer.Option(help="Directory or data set. Default: what the run was trained on.")
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Which rows.")] = SplitName.validation,
+    split: Annotated[
+        str, typer.Option(help="Which rows: train, validation, test, or another that `ptuning tasks` names.")
+    ] = "validation",
     backbone: Annotated[str | None, typer.Option(help="Default: the one the prompt was trained on.")] = None,
     fit_threshold: Annotated[
         bool,
@@ -47,7 +40,7 @@ def command(
 
     quiet_libraries()
     result = evaluate(
-        directory, data=data, split=split.value, backbone=backbone, fit_threshold=fit_threshold, device=device
+        directory, data=data, split=split, backbone=backbone, fit_threshold=fit_threshold, device=device
     )
     for note in result.notes:
         typer.echo(note, err=True)

@@ -27,13 +27,13 @@ def command(
 ) -> None:
     """Predict rows of a file: one JSON object a row on stdout, in input order."""
     from ptuning.cli.quiet import quiet_libraries
-    from ptuning.data.sources import load_rows
+    from ptuning.data.unlabelled import load_rows
     from ptuning.predictor import load
 
     quiet_libraries()
     predictor = load(directory, backbone, device=device)
     task = predictor.tasks[0]
-    rows = load_rows(sys.stdin if str(file) == "-" else file, task.kind.name, task.columns)
+    rows = load_rows(sys.stdin if str(file) == "-" else file, task.kind.name, task.columns, task.template)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         for prediction in predictor.predict_rows(rows[start : start + _ROWS_AT_ONCE]):
             typer.echo(json.dumps(prediction, ensure_ascii=False))

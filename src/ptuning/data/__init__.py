@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from ptuning.data.columns import resolve_columns
 from ptuning.data.rows import Row
-from ptuning.data.sources import TaskData, load_data, load_rows, rows_from_records
+from ptuning.data.sources import TaskData, load_data
 from ptuning.data.spans import bio_spans
+from ptuning.data.unlabelled import load_rows, rows_from_records
 
 __all__ = ["Row", "TaskData", "bio_spans", "load_data", "load_rows", "resolve_columns", "rows_from_records"]

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ptuning.data.formats import Table
 from ptuning.errors import DataError
 
+CONVERTED = "refs/convert/parquet"
+"""The revision with the hub's own Parquet copy of data sets whose loading script no longer runs. It has a directory for
+each configuration, and a directory for each split in it."""
+
 _NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.+-]+))?")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set of the hub, or a local copy in the same layout.
+
+    Attributes:
+        name: `owner/name`, or a directory.
+        config: which of its configurations; None where there is one.
+        revision: branch, tag or commit; `CONVERTED` for sets whose main branch has a script and no data.
+        splits: our name of a split -> the set's own, where they differ; splits that are named here are known by these
+            names alone.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name + (f":{self.config}" if self.config else "") + (f"@{self.revision}" if self.revision else "")
 
 
 def is_hub_name(name: str) -> bool:
@@ -18,11 +44,14 @@ def is_hub_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and not name.startswith((".", "-"))
 
 
-def open_hub(name: str) -> Mapping[str, Any]:
-    """Load a data set of the hub, or a local directory in the hub's layout.
+def parse_hub_name(name: str) -> HubSource:
+    """Read `owner/name` or `owner/name:config`; anything else is a name as a whole, such as a directory."""
+    match = _NAME.fullmatch(name)
+    return HubSource(match["path"], match["config"]) if match else HubSource(name)
 
-    Args:
-        name: directory, or name on the hub, with `:config` behind it where it has several.
+
+def open_hub(source: HubSource) -> Mapping[str, Any]:
+    """Load a data set of the hub, or a local directory in the hub's layout.
 
     Returns:
         split -> data, for `hub_table`.
@@ -32,16 +61,30 @@ def open_hub(name: str) -> Mapping[str, Any]:
     """
     import datasets
 
-    match = _NAME.fullmatch(name)
-    path, config = (match["path"], match["config"]) if match else (name, None)
+    directory = Path(source.name)
+    is_local = directory.is_dir()
+    arguments: dict[str, Any] = {} if is_local or source.revision is None else {"revision": source.revision}
+    converted = directory / str(source.config)
+    # `datasets` finds configurations in the card or as a builder's names. A copy that has neither, and a directory for
+    # each, would be read as one set with the rows of all; and splits such as validation_matched as one split.
+    if is_local and source.config is not None and converted.is_dir():
+        arguments["data_files"] = {
+            entry.name: f"{source.config}/{entry.name}/*.parquet"
+            for entry in sorted(converted.iterdir())
+            if entry.is_dir()
+        }
+    elif source.config is not None and not is_local and source.revision == CONVERTED:
+        arguments["data_dir"] = source.config
+    elif source.config is not None and (not is_local or _has_card_with(directory, source.config)):
+        arguments["name"] = source.config
     try:
-        loaded: Mapping[str, Any] = datasets.load_dataset(path, config)
+        loaded: Mapping[str, Any] = datasets.load_dataset(source.name, **arguments)
     except Exception as error:  # network, authorization, parsing: each library below has exceptions of its own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        where = "" if Path(name).is_dir() else f"there is no directory {name} here, and "
+        where = "" if is_local else f"there is no directory {source.name} here, and "
         raise DataError(
-            f"{where}the data set {name!r} could not be loaded ({reason}). Expected a directory, or a data set on "
-            "https://huggingface.co/datasets as owner/name or owner/name:config. Check the name and the network, or "
+            f"{where}the data set {str(source)!r} could not be loaded ({reason}). Expected a directory, or a data set "
+            "on https://huggingface.co/datasets as owner/name or owner/name:config. Check the name and the network, or "
             "download it and give the directory."
         ) from error
     return loaded
@@ -55,3 +98,10 @@ def hub_table(data: Any, name: str) -> Table:
         if classes:
             names[column] = tuple(classes)
     return Table(name, tuple(data.column_names), data.to_list(), None, names)
+
+
+def _has_card_with(directory: Path, config: str) -> bool:
+    """Tell whether a directory's card names a configuration."""
+    from datasets import get_dataset_config_names
+
+    return (directory / "README.md").is_file() and config in get_dataset_config_names(str(directory))

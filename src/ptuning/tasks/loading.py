@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from ptuning.config import RunConfig
+from ptuning.data.hub import HubSource, parse_hub_name
 from ptuning.data.sources import TaskData, load_data, source_directory
 from ptuning.errors import ConfigError
 from ptuning.tasks.presets import Task
 
 
-def load_task_data(config: RunConfig, task: Task) -> TaskData:
+def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None = None) -> TaskData:
     """Loads the rows of a task, from `data.path` or the preset's own source.
+
+    Args:
+        config: settings of the run.
+        task: preset or bare kind.
+        splits: what to load; train, validation and test without it.
 
     Raises:
         ConfigError: a bare kind without a path.
@@ -18,18 +27,33 @@ def load_task_data(config: RunConfig, task: Task) -> TaskData:
     settings = config.data
     source = settings.path or task.source
     if source is None:
+        where = f" {task.how_to_get}" if task.how_to_get else ""
         raise ConfigError(
-            f"the task {task.name} is a kind without data of its own, and data.path is missing. "
-            "Give a directory or a data set with --data."
+            f"the task {task.name} has no data of its own, and data.path is missing. Give a directory or a data set with "
+            f"--data.{where}"
         )
-    is_own = settings.path is None
     return load_data(
-        source_directory(source),
+        task_source(task, source),
         kind=task.kind,
-        columns={**(task.columns if is_own else {}), **settings.columns} or None,
-        labels=settings.labels or (task.label_names if is_own else None),
+        columns=settings.columns or None,
+        labels=settings.labels,
+        usual_columns=task.columns,
+        usual_labels=task.label_names,
+        template=task.template(settings.template),
         seed=config.training.seed,
         development_fraction=settings.development_fraction,
         max_train_rows=settings.max_train_rows,
         max_validation_rows=settings.max_validation_rows,
+        splits=splits,
     )
+
+
+def task_source(task: Task, source: str | HubSource) -> str | Path | HubSource:
+    """Returns where to read from: a copy of a preset's data set has its configuration and split names too."""
+    if isinstance(source, HubSource):
+        return source
+    preset = task.source
+    if source.startswith("package:") or not isinstance(preset, HubSource):
+        return source_directory(source)
+    given = HubSource(source) if Path(source).is_dir() else parse_hub_name(source)
+    return HubSource(given.name, given.config or preset.config, given.revision, preset.splits)

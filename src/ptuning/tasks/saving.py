@@ -7,12 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from ptuning.data.sources import TaskData
+from ptuning.data.template import Template
 from ptuning.tasks import Task, TaskKind, kind_from_dict
+from ptuning.tasks.templates import get_template
 
-_NOT_OF_THE_KIND = ("name", "columns", "max_length", "held_out")
+_NOT_OF_THE_KIND = ("name", "columns", "template", "max_length", "held_out")
 
 
-def task_to_dict(task: Task, kind: TaskKind, data: TaskData, max_length: int) -> dict[str, Any]:
+def task_to_dict(
+    task: Task, kind: TaskKind, data: TaskData, max_length: int, template: Template | None = None
+) -> dict[str, Any]:
     """Returns what a prompt keeps of the task it was trained for, as JSON values.
 
     Args:
@@ -21,9 +25,21 @@ def task_to_dict(task: Task, kind: TaskKind, data: TaskData, max_length: int) ->
         data: that it learned from. `held_out` is kept where validation rows were held out of train, so that whoever has
             the prompt alone can score the same rows.
         max_length: tokens a sequence at most.
+        template: the preset's input format that was used, if it has any; rows to predict for go through it too.
     """
-    held_out = {} if data.held_out is None else {"held_out": asdict(data.held_out)}
-    return {"name": task.name, "columns": data.columns, "max_length": max_length, **held_out, **kind.to_dict()}
+    more: dict[str, Any] = {} if data.held_out is None else {"held_out": asdict(data.held_out)}
+    if template is not None:
+        more["template"] = template.name
+    return {"name": task.name, "columns": data.columns, "max_length": max_length, **more, **kind.to_dict()}
+
+
+def template_of(task: Mapping[str, Any]) -> Template | None:
+    """Returns the template in what `task_to_dict` wrote, None where there is none.
+
+    Raises:
+        CheckpointError: this version does not have it.
+    """
+    return get_template(task["template"]) if task.get("template") is not None else None
 
 
 def kind_of(task: Mapping[str, Any]) -> TaskKind:

@@ -1,0 +1,121 @@
+"""Rows to predict for: from a file, a stream, or memory; labels are dropped."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ptuning.data.columns import KIND_ROLES, LABEL_ROLES, resolve_columns
+from ptuning.data.formats import Table, read_json_lines, read_table, suffixes_for, table_of
+from ptuning.data.rows import Row, read_rows, short
+from ptuning.data.template import Template
+from ptuning.errors import DataError
+
+
+def load_rows(
+    source: str | Path | IO[bytes] | IO[str],
+    kind: str,
+    columns: Mapping[str, str] | None = None,
+    template: Template | None = None,
+) -> list[Row]:
+    """Load rows to predict for, from one file or from a stream of JSON lines; labels are dropped.
+
+    Args:
+        source: a file of any format that training reads, or an open stream such as `sys.stdin`.
+        kind: kind of task.
+        columns: role -> column, best `TaskData.columns` of training; columns of labels may be missing here.
+        template: of the task, where it has one; `columns` are then those that it reads.
+
+    Raises:
+        DataError: the file cannot be read, or lacks what the kind needs.
+    """
+    check_kind(kind)
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.is_file():
+            raise DataError(f"{path} is not a file. Expected {', '.join(suffixes_for(kind))}, or JSON lines on stdin.")
+        return _prediction_rows(read_table(path, kind), kind, columns, template)
+    stream = getattr(source, "buffer", source)  # bytes, so that a byte that is not UTF-8 has a line number
+    table = read_json_lines(stream, str(getattr(source, "name", "<stream>")))
+    return _prediction_rows(table, kind, columns, template)
+
+
+def rows_from_records(
+    records: Iterable[Mapping[str, Any]],
+    kind: str,
+    columns: Mapping[str, str] | None = None,
+    template: Template | None = None,
+    *,
+    name: str = "rows",
+) -> list[Row]:
+    """Turn dicts in memory, such as those of a request, into rows to predict for; labels are dropped.
+
+    Raises:
+        DataError: a record lacks what the kind needs.
+    """
+    check_kind(kind)
+    if isinstance(records, (Mapping, str, bytes)) or not isinstance(records, Iterable):
+        raise DataError(
+            f"{name} are a {type(records).__name__}, expected a list of dicts, column to value. "
+            'Pass one row as [{"text": "..."}].'
+        )
+    given = list(records)
+    for index, record in enumerate(given):
+        if not isinstance(record, Mapping) or not all(isinstance(column, str) for column in record):
+            raise DataError(
+                f"{name} row {index + 1} is {short(record)}, expected a dict, column to value. "
+                'Pass rows such as {"text": "..."}.'
+            )
+    return _prediction_rows(table_of(name, [dict(record) for record in given]), kind, columns, template)
+
+
+def _prediction_rows(
+    table: Table, kind: str, columns: Mapping[str, str] | None, template: Template | None
+) -> list[Row]:
+    if not table.records:
+        return []
+    if template is not None:
+        known = {name: column for name, column in (columns or {}).items() if column in table.columns}
+        table = template.apply(table, template.resolve(table, known))
+        return read_rows(table, kind, {column: column for column in table.columns}, "dropped")
+    overrides = {}
+    for role, column in (columns or {}).items():
+        if column in table.columns:
+            overrides[role] = column
+        elif role in table.columns:
+            overrides[role] = role  # rows may also use the roles' own names
+        elif role not in (*LABEL_ROLES, "id") and not _has_stand_in(role, table.columns):
+            nearest = difflib.get_close_matches(column, table.columns, n=1)
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else "Rename one, or add it."
+            raise DataError(
+                f"{table.name}: no column {column!r} ({role}), which {kind} reads here. "
+                f"The columns are: {', '.join(table.columns)}. {hint}"
+            )
+    roles = resolve_columns(
+        kind,
+        table.columns,
+        overrides,
+        text_columns=table.text_columns(),
+        require_label=False,
+        source=table.name,
+    )
+    return read_rows(table, kind, roles, "dropped")
+
+
+def _has_stand_in(role: str, available: Collection[str]) -> bool:
+    """Tell whether other columns may stand for a role of training: raw text for words, a list for single choices."""
+    if role == "tokens":
+        return "text" in available or "sentence" in available
+    return role.startswith("choice") and any(name.startswith("choice") for name in available)
+
+
+def check_kind(kind: str) -> None:
+    """Check that there is a kind of task of this name.
+
+    Raises:
+        DataError: there is none.
+    """
+    if kind not in KIND_ROLES:
+        raise DataError(f"kind must be one of {', '.join(KIND_ROLES)}, got {kind!r}. Name one of those.")

@@ -1,0 +1,198 @@
+"""Templates of the paper's tasks: the texts that the official implementation makes of a data set's columns.
+
+Source: THUDM/P-tuning-v2 at b1520c9, `tasks/superglue/dataset.py`. Columns are those of the Hugging Face copies. WiC and
+WSC depart from it where a text is too long: the words that are asked about are kept (the original cuts the end off).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ptuning.data.template import Record, Template
+from ptuning.errors import CheckpointError
+
+_WORD = re.compile(r"\S+")
+
+
+def _text(record: Record, column: str) -> str:
+    value = record[column]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{column!r} is {value!r}, expected text. Correct or remove the row.")
+    return value
+
+
+def _number(record: Record, column: str) -> int:
+    value = record[column]
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)  # a CSV cell
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{column!r} is {value!r}, expected a whole number from 0 on. Correct or remove the row.")
+    return value
+
+
+def _occurrence(record: Record, which: str) -> tuple[int, int] | None:
+    """Return the characters of WiC's word in sentence1 or sentence2: as the row says, or where it stands as it is."""
+    sentence = _text(record, f"sentence{which}")
+    if f"start{which}" in record and f"end{which}" in record:
+        start, end = _number(record, f"start{which}"), _number(record, f"end{which}")
+        if not start < end <= len(sentence):
+            raise ValueError(
+                f"start{which} and end{which} are {start} and {end}, expected characters of sentence{which}, which has "
+                f"{len(sentence)}. Correct the row."
+            )
+        return start, end
+    found = re.search(rf"\b{re.escape(_text(record, 'word'))}", sentence, re.IGNORECASE)
+    return found.span() if found else None
+
+
+def _wic_question(record: Record) -> dict[str, Any]:
+    first, second, word = (_text(record, column) for column in ("sentence1", "sentence2", "word"))
+    question = f"Does {word} have the same meaning in both sentences?"
+    text = f"{first} {second} {question}"
+    keep = []
+    for which, offset in (("1", 0), ("2", len(first) + 1)):
+        place = _occurrence(record, which)
+        if place is not None:
+            keep.append([offset + place[0], offset + place[1]])
+    return {"text": text, "keep": [*keep, [len(text) - len(question), len(text)]]}
+
+
+def _wic_pair(record: Record) -> dict[str, Any]:
+    word = _text(record, "word")
+    texts = [f"{word}: {_text(record, column)}" for column in ("sentence1", "sentence2")]
+    start = len(word) + 2
+    place = _occurrence(record, "1")
+    keep = [[0, start - 1], *([] if place is None else [[start + place[0], start + place[1]]])]
+    return {"text": texts[0], "text_pair": texts[1], "keep": keep}
+
+
+def _span(record: Record, which: str) -> tuple[int, int]:
+    """Return the characters of one of WSC's spans, from the number of its first word."""
+    text, span = _text(record, "text"), _text(record, f"span{which}_text")
+    words = [match.span() for match in _WORD.finditer(text)]
+    first = _number(record, f"span{which}_index")
+    if first >= len(words):
+        raise ValueError(
+            f"span{which}_index is {first}, but the text has {len(words)} words, counted from 0. Correct the row."
+        )
+    last = min(first + len(span.split()), len(words)) - 1
+    return words[first][0], words[last][1]
+
+
+def _wsc_pronoun(record: Record) -> dict[str, Any]:
+    before = f"{_text(record, 'span2_text')}: "
+    places = [_span(record, which) for which in "12"]
+    keep = [[0, len(before) - 1], *([len(before) + start, len(before) + end] for start, end in places)]
+    return {"text": before + _text(record, "text"), "text_pair": _text(record, "span1_text"), "keep": keep}
+
+
+def _wsc_marked(record: Record) -> dict[str, Any]:
+    words, marked = _text(record, "text").split(" "), _number(record, "span2_index")
+    if marked >= len(words):
+        raise ValueError(
+            f"span2_index is {marked}, but the text has {len(words)} words, counted from 0. Correct the row."
+        )
+    starts = [0]
+    for word in words:
+        starts.append(starts[-1] + len(word) + 1)
+    words[marked] = f"*{words[marked]}*"
+    first = _number(record, "span1_index")
+    last = min(first + len(_text(record, "span1_text").split()), len(starts) - 1) - 1
+    shift = [0 if index <= marked else 2 for index in range(len(starts))]
+    keep = [[starts[marked], starts[marked] + len(words[marked])]]
+    if first <= last:
+        keep.append([starts[first] + shift[first], starts[last + 1] - 1 + shift[last + 1]])
+    return {"text": " ".join(words), "text_pair": _text(record, "span1_text"), "keep": sorted(keep)}
+
+
+_CONNECTIVES = {"cause": "because", "effect": "so"}
+
+
+def _copa(record: Record) -> dict[str, Any]:
+    question = record["question"]
+    if question not in _CONNECTIVES:
+        raise ValueError(f"'question' is {question!r}, expected cause or effect. Correct the row.")
+    return {
+        "text": f"{_text(record, 'premise')} {_CONNECTIVES[question]}",
+        "choices": [_text(record, "choice1"), _text(record, "choice2")],
+    }
+
+
+def _multirc(record: Record) -> dict[str, Any]:
+    row = {"text": _text(record, "paragraph"), "text_pair": f"{_text(record, 'question')} {_text(record, 'answer')}"}
+    place = record.get("idx")
+    if isinstance(place, Mapping) and "paragraph" in place and "question" in place:
+        return row | {"group": f"{place['paragraph']}-{place['question']}"}
+    return row
+
+
+TEMPLATES: Mapping[str, Template] = MappingProxyType(
+    {
+        template.name: template
+        for template in (
+            Template(
+                "wic/0",
+                ("word", "sentence1", "sentence2"),
+                _wic_question,
+                ("text", "keep"),
+                optional=("start1", "end1", "start2", "end2"),
+                description="{sentence1} {sentence2} Does {word} have the same meaning in both sentences?",
+            ),
+            Template(
+                "wic/1",
+                ("word", "sentence1", "sentence2"),
+                _wic_pair,
+                ("text", "text_pair", "keep"),
+                optional=("start1", "end1", "start2", "end2"),
+                description="{word}: {sentence1} ‖ {word}: {sentence2}",
+            ),
+            Template(
+                "wsc/0",
+                ("text", "span1_index", "span1_text", "span2_index", "span2_text"),
+                _wsc_pronoun,
+                ("text", "text_pair", "keep"),
+                description="{span2_text}: {text} ‖ {span1_text}",
+            ),
+            Template(
+                "wsc/1",
+                ("text", "span1_index", "span1_text", "span2_index", "span2_text"),
+                _wsc_marked,
+                ("text", "text_pair", "keep"),
+                description="{text} with the word at span2_index between asterisks ‖ {span1_text}",
+            ),
+            Template(
+                "copa/0",
+                ("premise", "question", "choice1", "choice2"),
+                _copa,
+                ("text", "choices"),
+                description="{premise} because|so ‖ {choice1} or {choice2}",
+            ),
+            Template(
+                "multirc/0",
+                ("paragraph", "question", "answer"),
+                _multirc,
+                ("text", "text_pair", "group"),
+                optional=("idx",),
+                description="{paragraph} ‖ {question} {answer}",
+            ),
+        )
+    }
+)
+"""Name -> template."""
+
+
+def get_template(name: str) -> Template:
+    """Return the template that a saved prompt names.
+
+    Raises:
+        CheckpointError: there is no such template.
+    """
+    if name not in TEMPLATES:
+        raise CheckpointError(
+            f"the prompt was trained with the template {name!r}, which this version does not have. It knows "
+            f"{', '.join(TEMPLATES)}. It may come from a newer version: upgrade ptuning."
+        )
+    return TEMPLATES[name]
