@@ -221,6 +221,13 @@ def _tiny_rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
             tokens = [*words[:place], colour, town, *words[place:]]
             tags = ["O"] * place + ["B-COLOUR", "B-PLACE"] + ["O"] * (len(words) - place)
             rows.append({"tokens": tokens, "ner_tags": tags})
+        elif kind == "cloze":
+            entities = draw.sample(_COLOURS, k=draw.randint(2, 4))
+            passage = f"the {words[0]} is {entities[0]}.\n@highlight\n{' '.join(entities[1:])} {words[1]}"
+            query = f"what is @placeholder is the {words[0]}"
+            answers = [entities[0]]
+            draw.shuffle(entities)
+            rows.append({"passage": passage, "query": query, "entities": entities, "answers": answers})
         else:
             context = f"the {words[0]} is {colour}. " + " ".join(words[1:])
             answers = {"text": [colour], "answer_start": [context.index(colour)]}

@@ -21,6 +21,7 @@ SHAPES = {
     "multiple_choice": lambda example: (len(example.sequences),),
     "token_classification": lambda example: (example.length, 3),
     "question_answering": lambda example: (example.length, 2),
+    "cloze": lambda example: (2,),
 }
 
 

@@ -18,7 +18,7 @@ from ptuning.tasks.multiple_choice import MultipleChoice
 from ptuning.tasks.question_answering import QuestionAnswering
 from ptuning.training.run import PreparedTask, prepare_task
 
-KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering")
+KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering", "cloze")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_kind_is_scored_and_the_backbone_stays(
 ) -> None:
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     results = _probe(backbone, task := prepare(kind))
-    pooled = kind in ("classification", "regression", "multiple_choice")
+    pooled = kind in ("classification", "regression", "multiple_choice", "cloze")
     assert set(results) == ({"cls", "mean"} if pooled else {"tokens"})
     for metrics in results.values():
         assert set(task.kind.metric_names) <= set(metrics)

@@ -124,7 +124,12 @@ def test_questions_are_found() -> None:
         ("classification", "text label label_text", {}, "more than one column could be the label: label, label_text"),
         ("classification", "text label labels", {}, "more than one column could be the label: label, labels"),
         ("classification", "text label", {"txt": "text"}, "names the role 'txt', but .*Did you mean 'text'"),
-        ("classification", "text label", {"zzz": "text"}, "has the roles text, text_pair, label. Use one of those"),
+        (
+            "classification",
+            "text label",
+            {"zzz": "text"},
+            "has the roles text, text_pair, group, keep, label. Use one of those",
+        ),
         ("classification", "text label", {"text": "txt"}, "says text: txt, but there is no column 'txt'.*mean 'text'"),
         ("classification", "text label", {"text": "zzz"}, "The columns are: text, label. Name one of those"),
         ("classification", "text label", {"text": "text", "label": "text"}, "to both 'text' and 'label'.*drop one"),

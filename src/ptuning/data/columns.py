@@ -14,13 +14,16 @@ from collections.abc import Collection, Mapping, Sequence
 from ptuning.errors import DataError
 
 KIND_ROLES: dict[str, tuple[str, ...]] = {
-    "classification": ("text", "text_pair", "label"),
+    "classification": ("text", "text_pair", "group", "keep", "label"),
     "regression": ("text", "text_pair", "label"),
     "multiple_choice": ("text", "question", "choices", "label"),  # and choice1, choice2, ...
     "token_classification": ("tokens", "text", "tags"),
     "question_answering": ("id", "question", "context", "answers"),
+    "cloze": ("passage", "query", "entities", "answers"),
 }
 LABEL_ROLES = ("label", "tags", "answers")
+NAME_ROLES = ("id", "group")
+"""Roles that say which rows are which, and nothing to the model."""
 
 _NEVER_TEXT = ("label", "labels", "idx", "id")
 _LONE_TEXTS = ("text", "sentence")
@@ -76,6 +79,10 @@ def resolve_columns(
     elif kind == "question_answering":
         for role in ("id", "question", "context"):
             search.find_named(role, required=role != "id")
+        search.find_label(("answers",), "answers")
+    elif kind == "cloze":
+        for role in ("passage", "query", "entities"):
+            search.find_named(role, required=True)
         search.find_label(("answers",), "answers")
     else:
         search.find_words()

@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ptuning.data.columns import LABEL_ROLES
+from ptuning.data.columns import LABEL_ROLES, NAME_ROLES
 from ptuning.data.formats import Table, is_number
 from ptuning.data.spans import first_invalid_tag, iob1_to_bio, is_bio_tag, is_consistently_iob1
 from ptuning.errors import DataError
 
 Row = dict[str, Any]
 """One row: role -> value."""
+
+PLACEHOLDER = "@placeholder"
+"""Where an entity is put into the query of a cloze row."""
 
 Labels = Literal["required", "optional", "dropped"]
 
@@ -26,7 +29,7 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
         table: what was read.
         kind: kind of task.
         columns: role -> column, of `resolve_columns`.
-        labels: whether rows must have labels, may have them (null is none), or lose them, and their ids too.
+        labels: whether rows must have labels, may have them (null is none), or lose them, and their ids and groups too.
 
     Raises:
         DataError: a value is missing, empty, of another type, or contradicts another one; with its place.
@@ -40,21 +43,30 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
         "tags": _list,
         "choices": _choices,
         "id": _identifier,
-        "answers": _answers,
+        "group": _identifier,
+        "keep": _ranges,
+        "passage": _text,
+        "query": _query,
+        "entities": _some_texts,
+        "answers": _some_texts if kind == "cloze" else _answers,
         "label": _number if kind == "regression" else _anything,
     }
     plain = {role: column for role, column in columns.items() if role in readers}
     choices = [column for role, column in columns.items() if role not in readers]  # choice1, choice2, ...
     if labels == "dropped":
         # Predictions come in the order of the rows, so ids need be neither there nor different.
-        plain = {role: column for role, column in plain.items() if role not in (*LABEL_ROLES, "id")}
+        plain = {role: column for role, column in plain.items() if role not in (*LABEL_ROLES, *NAME_ROLES)}
     rows: list[Row] = []
     for index, record in enumerate(table.records):
         place = table.where(index)
         row: Row = {}
         for role, column in plain.items():
             value = record.get(column)
-            if value is None and role in LABEL_ROLES and labels == "optional":
+            # A cloze query always has an answer: an empty list is how test splits leave it out.
+            is_unlabelled = value is None or (kind == "cloze" and value == [])
+            if is_unlabelled and role in LABEL_ROLES and labels == "optional":
+                continue
+            if value is None and role == "keep":
                 continue
             if value is None:
                 state = "has no value" if column in record else "is missing"
@@ -109,7 +121,13 @@ def _check_row(row: Row, place: str) -> None:
             f"{place}: {len(row['tokens'])} tokens but {len(row['tags'])} tags. "
             "Expected one tag a token; correct the row."
         )
-    if "answers" in row:
+    for start, end in row.get("keep", ()):
+        if not 0 <= start < end <= len(row["text"]):
+            raise DataError(
+                f"{place}: 'keep' has the range [{start}, {end}], but its text has {len(row['text'])} characters. "
+                "Expected [first, end] with 0 <= first < end, counted in characters from 0; correct the row."
+            )
+    if "answers" in row and "context" in row:
         for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
             found = row["context"][start : start + len(text)] if start >= 0 else ""
             if found != text:
@@ -195,6 +213,31 @@ def _choices(value: Any, place: str, column: str) -> list[str]:
     if len(choices) < 2:
         raise DataError(f"{place}: {column!r} has {len(choices)} choices, expected at least 2. Correct the row.")
     return choices
+
+
+def _some_texts(value: Any, place: str, column: str) -> list[str]:
+    texts = [_text(text, place, column) for text in _list(value, place, column)]
+    if not texts:
+        raise DataError(f"{place}: {column!r} is an empty list, expected texts. Fill it in or remove the row.")
+    return texts
+
+
+def _query(value: Any, place: str, column: str) -> str:
+    query = _text(value, place, column)
+    if PLACEHOLDER not in query:
+        raise DataError(
+            f"{place}: {column!r} holds {short(query)}, which has no {PLACEHOLDER}. Expected it where an entity is to "
+            "be put; correct the row."
+        )
+    return query
+
+
+def _ranges(value: Any, place: str, column: str) -> list[list[int]]:
+    ranges = [list(item) if isinstance(item, tuple) else item for item in _list(value, place, column)]
+    for item in ranges:
+        if not isinstance(item, list) or len(item) != 2 or any(type(number) is not int for number in item):
+            raise _wrong_type(item, "ranges of characters as [[first, end], ...]", place, column)
+    return ranges
 
 
 def _single_choices(record: Mapping[str, Any], columns: list[str], place: str) -> list[str]:

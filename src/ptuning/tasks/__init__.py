@@ -43,6 +43,10 @@ def get_kind(name: str) -> type[TaskKind]:
             from ptuning.tasks.question_answering import QuestionAnswering
 
             return QuestionAnswering
+        case "cloze":
+            from ptuning.tasks.cloze import Cloze
+
+            return Cloze
     raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {name!r}. Name one of those.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ptuning.errors import ConfigError, DataError
 
@@ -19,15 +19,21 @@ def pieces(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
 
 
 def encode_texts(
-    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    *,
+    cut: Literal["longest_first", "only_first"] = "longest_first",
 ) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Tokenize texts or pairs of texts; of a pair the longer one is cut first.
+    """Tokenize texts or pairs of texts, and cut those that are too long.
 
     Args:
         tokenizer: a transformers tokenizer.
         texts: the first or only text of each sequence.
         pairs: the second text of each, if there are two.
         max_length: tokens a sequence at most, special ones counted.
+        cut: of a pair, the longer one first; or only the first one (the second must then leave room for a token of it).
 
     Returns:
         Token ids of each sequence; and token types, or None where the tokenizer has none.
@@ -48,7 +54,7 @@ def encode_texts(
         encoded = tokenizer(
             list(some),
             None if pairs is None else list(pairs[start : start + len(some)]),
-            truncation="longest_first",
+            truncation=cut,
             max_length=max_length,
             padding=False,
             return_attention_mask=False,
