@@ -116,6 +116,7 @@ _OTHER_WORDS = {
     "lr_scheduler_type": "training.schedule",
     "gradient_accumulation_steps": "training.accumulation",
     "max_seq_length": "data.max_length",
+    "template_id": "data.template",
     "model_name_or_path": "backbone",
 }
 

@@ -88,6 +88,10 @@ class HeadConfig(_Settings):
         None,
         description="default: the checkpoint's own where it names one, else cls, or mean where there is no such token",
     )
+    missing_pooler: Literal["refuse", "draw"] = Field(
+        "refuse",
+        description="pooler on a checkpoint without one: draw makes a random one, frozen, as the official code does",
+    )
     dropout: Float = Field(0.1, ge=0.0, lt=1.0, description="on what the head reads")
 
 
