@@ -295,7 +295,7 @@ def _name_everything(
         if labels is not None:
             raise DataError(f"data.labels names {len(labels)} classes, but {kind} has none. Leave data.labels out.")
         return None
-    column = roles.get("tags" if kind == "token_classification" else "label", "")
+    column = roles.get("tags" if "tags" in KIND_ROLES[kind] else "label", "")
     pairs: dict[str, tuple[list[Row], Table]] = {split: (rows[split], tables[split]) for split in rows}
     names, source = _given_names({**tables, **others}, column, labels, usual_labels, directory)
     if kind == "multiple_choice":
@@ -319,10 +319,12 @@ def _name_everything(
             name_tags(pairs, names, source=source)
         check_tags_are_strings(pairs)
         for split, table in tables.items():
-            if convert_to_bio(rows[split], table):
+            if convert_to_bio(rows[split], table, iob1=kind == "token_classification"):
                 notes.append(f"{split}: the tags are IOB1 and were converted to BIO (every entity begins with B-).")
         if names is None:
-            names = seen_tag_names(rows[lead], [rows[split] for split in rows if split != lead], tables[lead].name)
+            more = [rows[split] for split in rows if split != lead]
+            all_types = kind == "semantic_role_labeling"
+            names = seen_tag_names(rows[lead], more, tables[lead].name, all_types=all_types)
             source = f"{lead} (its sorted tags)"
         check_tags_are_known(pairs, names, source=source)
     return names

@@ -18,6 +18,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "regression": "a number for a text or a pair of texts",
         "multiple_choice": "the best of several continuations or answers",
         "token_classification": "entities in a text, as a BIO tag for each word",
+        "semantic_role_labeling": "who did what to whom: the roles of a predicate, as a BIO tag for each word",
         "question_answering": "the answer to a question as a piece of a context, or none",
         "cloze": "the entity of a passage that fills the gap in a query",
     }
