@@ -25,6 +25,7 @@ from ptuning.data.labels import (
     seen_tag_names,
     shown,
     some_are_numbers,
+    unknown_tags,
 )
 from ptuning.data.rows import Row, convert_to_bio, read_rows
 from ptuning.data.splits import SPLIT_NAMES, Split, is_test, load_tables, needed_splits
@@ -114,8 +115,8 @@ def load_data(
         max_train_rows: keep this many train rows, drawn by seed after rows were held out.
         max_validation_rows: keep this many validation rows, drawn by seed, in the order of the file.
         splits: what to load; each must be there, only validation may be held out from train. Without it: train,
-            validation and test, and only train must be there. Whatever is loaded, whether numbers are label names or places among them is
-            decided over all splits, so that a label means the same in each.
+            validation and test, and only train must be there. Whatever is loaded, whether numbers are label names or
+            places among them is decided over all splits, so that a label means the same in each.
 
     Raises:
         DataError: files, columns, labels or values are not what the kind needs.
@@ -295,7 +296,7 @@ def _name_everything(
         if labels is not None:
             raise DataError(f"data.labels names {len(labels)} classes, but {kind} has none. Leave data.labels out.")
         return None
-    column = roles.get("tags" if "tags" in KIND_ROLES[kind] else "label", "")
+    column = roles.get("tags" if kind in _TAGGING_KINDS else "label", "")
     pairs: dict[str, tuple[list[Row], Table]] = {split: (rows[split], tables[split]) for split in rows}
     names, source = _given_names({**tables, **others}, column, labels, usual_labels, directory)
     if kind == "multiple_choice":
@@ -326,6 +327,13 @@ def _name_everything(
             all_types = kind == "semantic_role_labeling"
             names = seen_tag_names(rows[lead], more, tables[lead].name, all_types=all_types)
             source = f"{lead} (its sorted tags)"
+        if (
+            kind == "semantic_role_labeling"
+        ):  # roles are many and rare: one that train has not is missed, and no mistake
+            for split in set(pairs) - {"train"}:
+                unseen = unknown_tags(pairs.pop(split)[0], names)
+                if unseen:
+                    notes.append(f"{split}: {shown(unseen)} cannot be predicted, being no label names of {source}.")
         check_tags_are_known(pairs, names, source=source)
     return names
 

@@ -29,8 +29,8 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
     if source is None:
         where = f" {task.how_to_get}" if task.how_to_get else ""
         raise ConfigError(
-            f"the task {task.name} has no data of its own, and data.path is missing. Give a directory or a data set with "
-            f"--data.{where}"
+            f"the task {task.name} has no data of its own, and data.path is missing. Give a directory or a data set "
+            f"with --data.{where}"
         )
     return load_data(
         task_source(task, source),

@@ -162,7 +162,7 @@ _SUPER_GLUE = (
         metric="f1",
         source=_super_glue("multirc"),
         templates=("multirc/0",),
-        description="whether an answer to a question over a paragraph is right; f1 over answers, exact_match by question",
+        description="whether an answer to a question is right; f1 over answers, exact_match over questions",
     ),
     Task(
         name="super_glue/record",
@@ -315,8 +315,9 @@ _TAGGING = (
         label_names=_bio_tags("Loc", "Org", "Other", "Peop"),
         metric="f1",
         how_to_get=(
-            "The official implementation has its files in data/CoNLL04 (a word and its tag a line); the original is at "
-            "cogcomp.seas.upenn.edu/page/resource_view/43. CoNLL columns or JSON lines with tokens and ner_tags are read."
+            "The official implementation has its files in data/CoNLL04 (a word and its tag a line); the original is "
+            "at cogcomp.seas.upenn.edu/page/resource_view/43. CoNLL columns, or JSON lines with tokens and ner_tags, "
+            "are read."
         ),
         description="places, organizations, people and others in news",
     ),
@@ -376,7 +377,8 @@ _SRL = (
         metric="f1",
         how_to_get=(
             "Universal PropBank (universalpropositions.github.io) and propbank-release annotate the English Web "
-            "Treebank. Read are CoNLL-U files with PropBank columns, and JSON lines with tokens, predicate_index and tags."
+            "Treebank. Read are CoNLL-U files with PropBank columns, and JSON lines with tokens, predicate_index and "
+            "tags."
         ),
         description="semantic roles in weblogs, mail, reviews, answers",
     ),
