@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ptuning.data.spans import is_bio_tag
+from ptuning.data.spans import bio_spans, is_bio_tag
 from ptuning.errors import DataError
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -84,6 +84,30 @@ def matthews(predictions: Sequence[Any], references: Sequence[Any]) -> dict[str,
     return {"matthews": float(matthews_corrcoef(references, predictions))}
 
 
+def group_exact_match(predictions: Sequence[Any], references: Sequence[Any], groups: Sequence[str]) -> dict[str, float]:
+    """Return `exact_match`: the part of groups in which every prediction equals its reference.
+
+    That is MultiRC's exact match, where a group is the answers of one question (Khashabi et al., NAACL 2018).
+
+    Args:
+        predictions: any values.
+        references: as many.
+        groups: name of the group of each; its members need not stand together.
+
+    Raises:
+        DataError: lists that do not match.
+    """
+    _check_lengths(predictions, references)
+    if len(groups) != len(references):
+        raise DataError(
+            f"got {len(groups)} groups for {len(references)} references, expected as many. Name the group of each row."
+        )
+    is_right: dict[str, bool] = {}
+    for predicted, expected, group in zip(predictions, references, groups, strict=True):
+        is_right[group] = is_right.get(group, True) and predicted == expected
+    return {"exact_match": _mean(is_right.values())}
+
+
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """Return `pearson`: the linear correlation, in [-1, 1]; 0.0 when either side is constant or not finite."""
     from scipy.stats import pearsonr
@@ -112,16 +136,7 @@ def entity_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequenc
     Raises:
         DataError: lists that do not match, or a tag that is not BIO.
     """
-    _check_lengths(predictions, references)
-    for index, (predicted, expected) in enumerate(zip(predictions, references, strict=True)):
-        if len(predicted) != len(expected):
-            raise DataError(
-                f"sentence {index} has {len(predicted)} predicted tags, expected {len(expected)}. "
-                "Predict one tag a word."
-            )
-        wrong = next((tag for tag in (*predicted, *expected) if not is_bio_tag(tag)), None)
-        if wrong is not None:
-            raise DataError(f"sentence {index} has the tag {wrong!r}, expected O, B-TYPE or I-TYPE. Convert it to BIO.")
+    _check_tags(predictions, references)
     from seqeval.metrics.v1 import precision_recall_fscore_support
     from seqeval.scheme import IOB2
 
@@ -135,6 +150,66 @@ def entity_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequenc
         scheme=IOB2,
     )
     return {"precision": float(precision), "recall": float(recall), "f1": float(score)}
+
+
+def role_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return `precision`, `recall` and `f1` over the arguments of predicates: role and all words must be right.
+
+    The "Overall" line of srl-eval.pl, the scorer of the CoNLL-2005 shared task (Carreras and Marquez):
+
+    - The predicate's own role `V` is left out (`%excluded` there).
+    - A span `C-X` continues the last `X` before it: both are one argument, right only if all its pieces are. Where
+      there is no `X` before it, it is an argument `X`. So a `C-V` belongs to `V`, and is left out too.
+    - `R-X` is a role like any other.
+
+    The script reads brackets, where this reads BIO tags: an `I-X` that follows neither `B-X` nor `I-X` begins a span.
+
+    Args:
+        predictions: BIO tags of one predicate each.
+        references: as many, equally long.
+
+    Raises:
+        DataError: lists that do not match, or a tag that is not BIO.
+    """
+    _check_tags(predictions, references)
+    correct = predicted_count = expected_count = 0
+    for predicted, expected in zip(predictions, references, strict=True):
+        found, wanted = _arguments(predicted), _arguments(expected)
+        correct += len(found & wanted)
+        predicted_count += len(found)
+        expected_count += len(wanted)
+    precision = correct / predicted_count if predicted_count else 0.0
+    recall = correct / expected_count if expected_count else 0.0
+    score = 2 * precision * recall / (precision + recall) if correct else 0.0
+    return {"precision": precision, "recall": recall, "f1": score}
+
+
+def _arguments(tags: Sequence[str]) -> set[tuple[str, tuple[tuple[int, int], ...]]]:
+    """Return (role, its pieces) of every argument but the predicate itself."""
+    arguments: list[tuple[str, list[tuple[int, int]]]] = []
+    last: dict[str, list[tuple[int, int]]] = {}  # role -> pieces of the last argument that has it
+    for kind, start, end in bio_spans(tags):
+        role = kind.removeprefix("C-")
+        if role != kind and role in last:
+            last[role].append((start, end))
+        else:
+            last[role] = [(start, end)]
+            arguments.append((role, last[role]))
+    return {(role, tuple(pieces)) for role, pieces in arguments if role != "V"}
+
+
+def _check_tags(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> None:
+    """Check that there are as many BIO tags on both sides."""
+    _check_lengths(predictions, references)
+    for index, (predicted, expected) in enumerate(zip(predictions, references, strict=True)):
+        if len(predicted) != len(expected):
+            raise DataError(
+                f"sentence {index} has {len(predicted)} predicted tags, expected {len(expected)}. "
+                "Predict one tag a word."
+            )
+        wrong = next((tag for tag in (*predicted, *expected) if not is_bio_tag(tag)), None)
+        if wrong is not None:
+            raise DataError(f"sentence {index} has the tag {wrong!r}, expected O, B-TYPE or I-TYPE. Convert it to BIO.")
 
 
 def squad_em_f1(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ KIND_ROLES: dict[str, tuple[str, ...]] = {
     "regression": ("text", "text_pair", "label"),
     "multiple_choice": ("text", "question", "choices", "label"),  # and choice1, choice2, ...
     "token_classification": ("tokens", "text", "tags"),
+    "semantic_role_labeling": ("id", "tokens", "predicate_index", "tags"),
     "question_answering": ("id", "question", "context", "answers"),
     "cloze": ("passage", "query", "entities", "answers"),
 }
@@ -38,6 +39,8 @@ _PAIRS = (
 )
 _CHOICE_TEXTS = ("text", "premise", "sentence", "context")
 _TAG_COLUMNS = ("ner_tags", "tags", "labels")
+_SENTENCE_COLUMNS = ("tokens", "words")
+_PREDICATE_COLUMNS = ("predicate_index", "verb_index")
 _CHOICE_COLUMN = re.compile(r"choice_?(\d+)")
 
 
@@ -80,6 +83,11 @@ def resolve_columns(
         for role in ("id", "question", "context"):
             search.find_named(role, required=role != "id")
         search.find_label(("answers",), "answers")
+    elif kind == "semantic_role_labeling":
+        search.find_named("id", required=False)
+        search.find_one_of(_SENTENCE_COLUMNS, "tokens")
+        search.find_one_of(_PREDICATE_COLUMNS, "predicate_index")
+        search.find_label(_TAG_COLUMNS, "tags")
     elif kind == "cloze":
         for role in ("passage", "query", "entities"):
             search.find_named(role, required=True)
@@ -155,6 +163,18 @@ class _Search:
             self.found[role] = role
         elif required:
             raise self.error(f"no column {role!r}", f"{role}: NAME")
+
+    def find_one_of(self, names: Sequence[str], role: str) -> None:
+        if role in self.found:
+            return
+        candidates = self.unused(names)
+        if len(candidates) > 1:
+            raise self.error(
+                f"more than one column could be the {role}: {', '.join(candidates)}", f"{role}: {candidates[0]}"
+            )
+        if not candidates:
+            raise self.error(f"no {role} column ({' or '.join(names)})", f"{role}: NAME")
+        self.found[role] = candidates[0]
 
     def find_label(self, names: Sequence[str], role: str) -> None:
         if role in self.found:

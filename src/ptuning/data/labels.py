@@ -84,11 +84,19 @@ def seen_label_names(rows: Sequence[Row], table: Table) -> tuple[str, ...]:
     return tuple(sorted(values, key=int) if all(_is_whole(value) for value in values) else sorted(values))
 
 
-def seen_tag_names(rows: Sequence[Row], others: Iterable[Sequence[Row]], source: str) -> tuple[str, ...]:
+def seen_tag_names(
+    rows: Sequence[Row], others: Iterable[Sequence[Row]], source: str, *, all_types: bool = False
+) -> tuple[str, ...]:
     """Return `O` and then the sorted other tags.
 
     The other splits add a `B-X` or `I-X` only if train knows the type X: rare tags are often missing from one split,
     but a type that train never shows is an error of the data.
+
+    Args:
+        rows: of train.
+        others: rows of the other splits.
+        source: how messages name train.
+        all_types: whether the other splits may add types, as with semantic roles, many of which are rare.
 
     Raises:
         DataError: all tags are `O`.
@@ -101,7 +109,7 @@ def seen_tag_names(rows: Sequence[Row], others: Iterable[Sequence[Row]], source:
             "rows have none."
         )
     for split in others:
-        names |= {tag for row in split for tag in row.get("tags", ()) if tag == "O" or tag[2:] in types}
+        names |= {tag for row in split for tag in row.get("tags", ()) if all_types or tag == "O" or tag[2:] in types}
     return tuple(sorted(names, key=lambda name: (name != "O", name)))
 
 
@@ -168,6 +176,11 @@ def check_tags_are_strings(splits: Mapping[str, tuple[list[Row], Table]]) -> Non
                         f"{table.where(index)}: the tag {tag!r} is not a string. Expected tags such as B-PER; numbers "
                         f'need their names, in data.labels or as {{"label_names": [...]}} in {INFO_FILE}.'
                     )
+
+
+def unknown_tags(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Return the tags of rows that are not among the names, sorted."""
+    return sorted({tag for row in rows for tag in row.get("tags", ())} - set(names))
 
 
 def check_tags_are_known(splits: Mapping[str, tuple[list[Row], Table]], names: tuple[str, ...], *, source: str) -> None:

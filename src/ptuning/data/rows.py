@@ -41,6 +41,7 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
         "context": _text,
         "tokens": _tokens,
         "tags": _list,
+        "predicate_index": _word_number,
         "choices": _choices,
         "id": _identifier,
         "group": _identifier,
@@ -76,13 +77,20 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
             row["choices"] = _single_choices(record, choices, place)
         _check_row(row, place)
         rows.append(row)
+    if kind == "semantic_role_labeling" and labels != "dropped":
+        _check_sentences(rows, table)
     if kind == "question_answering" and labels != "dropped":
         _number_questions(rows, table)
     return rows
 
 
-def convert_to_bio(rows: list[Row], table: Table) -> bool:
+def convert_to_bio(rows: list[Row], table: Table, *, iob1: bool = True) -> bool:
     """Make the tags of rows BIO, in place; return whether they were IOB1 and have been converted.
+
+    Args:
+        rows: some with `tags`.
+        table: what they were read from.
+        iob1: whether the file may be IOB1. Nobody writes semantic roles in it: there a missing `B-` is a mistake.
 
     Raises:
         DataError: a tag is none of BIO, or an `I-X` follows neither `B-X` nor `I-X` in a file that is not IOB1.
@@ -99,7 +107,7 @@ def convert_to_bio(rows: list[Row], table: Table) -> bool:
     wrong = next(((index, position) for index, position in invalid if position is not None), None)
     if wrong is None:
         return False
-    if is_consistently_iob1(row["tags"] for _, row in tagged):
+    if iob1 and is_consistently_iob1(row["tags"] for _, row in tagged):
         for _, row in tagged:
             row["tags"] = iob1_to_bio(row["tags"])
         return True
@@ -107,10 +115,10 @@ def convert_to_bio(rows: list[Row], table: Table) -> bool:
     tokens, tags = rows[index]["tokens"], rows[index]["tags"]
     before = f"follows {tags[position - 1]!r}" if position else "begins the sentence"
     sentence = " ".join(tokens[:30]) + (" ..." if len(tokens) > 30 else "")
+    not_iob1 = "; the file is not IOB1 either, which would be converted" if iob1 else ""
     raise DataError(
         f"{table.where(index)}: tag {tags[position]!r} of word {position + 1} ({tokens[position]!r}) {before}, in "
-        f"{sentence!r}. In BIO it follows B-{tags[position][2:]} or {tags[position]}; the file is not IOB1 either, "
-        "which would be converted. Correct the tag."
+        f"{sentence!r}. In BIO it follows B-{tags[position][2:]} or {tags[position]}{not_iob1}. Correct the tag."
     )
 
 
@@ -120,6 +128,11 @@ def _check_row(row: Row, place: str) -> None:
         raise DataError(
             f"{place}: {len(row['tokens'])} tokens but {len(row['tags'])} tags. "
             "Expected one tag a token; correct the row."
+        )
+    if row.get("predicate_index", 0) >= len(row.get("tokens", "?")):
+        raise DataError(
+            f"{place}: predicate_index is {row['predicate_index']}, but there are {len(row['tokens'])} tokens. "
+            "Expected the number of the predicate's word, counted from 0; correct the row."
         )
     for start, end in row.get("keep", ()):
         if not 0 <= start < end <= len(row["text"]):
@@ -151,6 +164,27 @@ def _number_questions(rows: list[Row], table: Table) -> None:
                 "Expected every id once; rename one or remove the row."
             )
         first[identifier] = index
+
+
+def _check_sentences(rows: list[Row], table: Table) -> None:
+    """Check rows of the same id, which are one sentence (a row a predicate): the same words, and no predicate twice."""
+    first: dict[str, int] = {}
+    predicates: dict[tuple[str, int], int] = {}
+    for index, row in enumerate(rows):
+        if "id" not in row:
+            continue
+        other = predicates.setdefault((row["id"], row["predicate_index"]), index)
+        if other != index:
+            raise DataError(
+                f"{table.where(index)}: the id {row['id']!r} with predicate_index {row['predicate_index']} stands at "
+                f"{table.where(other)} too. Expected every predicate of a sentence once; remove the row or rename it."
+            )
+        other = first.setdefault(row["id"], index)
+        if row["tokens"] != rows[other]["tokens"]:
+            raise DataError(
+                f"{table.where(index)}: the id {row['id']!r} stands at {table.where(other)} with other tokens. "
+                "Expected a row, or a sentence with a row for each of its predicates, to have an id; rename one."
+            )
 
 
 def short(value: Any) -> str:
@@ -206,6 +240,12 @@ def _list(value: Any, place: str, column: str) -> list[Any]:
     if any(item is None for item in value):
         raise DataError(f"{place}: {column!r} has a null in its list, expected values. Fill it in or remove the row.")
     return list(value)
+
+
+def _word_number(value: Any, place: str, column: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong_type(value, "the number of a word, counted from 0", place, column)
+    return value
 
 
 def _choices(value: Any, place: str, column: str) -> list[str]:

@@ -33,6 +33,8 @@ from ptuning.data.template import Template
 from ptuning.data.unlabelled import check_kind
 from ptuning.errors import DataError
 
+_TAGGING_KINDS = ("token_classification", "semantic_role_labeling")
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -330,7 +332,7 @@ def _name_everything(
         if (
             kind == "semantic_role_labeling"
         ):  # roles are many and rare: one that train has not is missed, and no mistake
-            for split in set(pairs) - {"train"}:
+            for split in [split for split in pairs if split != "train"]:
                 unseen = unknown_tags(pairs.pop(split)[0], names)
                 if unseen:
                     notes.append(f"{split}: {shown(unseen)} cannot be predicted, being no label names of {source}.")

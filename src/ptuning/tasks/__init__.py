@@ -39,6 +39,10 @@ def get_kind(name: str) -> type[TaskKind]:
             from ptuning.tasks.token_classification import TokenClassification
 
             return TokenClassification
+        case "semantic_role_labeling":
+            from ptuning.tasks.semantic_role_labeling import SemanticRoleLabeling
+
+            return SemanticRoleLabeling
         case "question_answering":
             from ptuning.tasks.question_answering import QuestionAnswering
 
