@@ -1,18 +1,20 @@
-"""From defaults, a recipe, a file and flags to one `RunConfig`."""
+"""From defaults, a recipe, a file and flags to one `RunConfig`, or to other settings of the same form."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ptuning.config.problems import all_problems
-from ptuning.config.settings import GROUPS, RunConfig
+from ptuning.config.settings import RunConfig, group_names
 from ptuning.config.text import Loader, read_yaml, yaml_problem
 from ptuning.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -26,10 +28,26 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         ConfigError: the file cannot be read, or some settings are unknown or out of range (all are listed).
     """
     overrides = dict(overrides or {})
-    settings = _read_settings(path) if path is not None else {}
+    settings = _read_settings(path, RunConfig) if path is not None else {}
     recipe = overrides.get("recipe", settings.get("recipe", "default"))
-    merged: dict[str, Any] = {} if recipe == "default" else _read_settings(_recipe_path(recipe))
+    merged: dict[str, Any] = {} if recipe == "default" else _read_settings(_recipe_path(recipe), RunConfig)
     _lay_over(merged, settings)
+    return _validated(RunConfig, merged, overrides, path)
+
+
+def load_settings(model: type[Model], path: str | Path | None, overrides: Mapping[str, Any]) -> Model:
+    """Reads settings of any form as `load_config` reads those of a run; there are no recipes for them.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _validated(model, _read_settings(path, model) if path is not None else {}, overrides, path)
+
+
+def _validated(
+    model: type[Model], merged: dict[str, Any], overrides: Mapping[str, Any], path: str | Path | None
+) -> Model:
+    """Lays overrides over settings and checks them all."""
     for key, value in overrides.items():
         nested: dict[str, Any] = merged
         *parents, last = key.split(".")
@@ -38,15 +56,15 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             if not isinstance(child, dict):
                 raise ConfigError(
                     f"`{key}` cannot be set: `{parent}` is {child!r}, expected one of the groups "
-                    f"{', '.join(GROUPS)}. Name a setting of those, such as training.epochs."
+                    f"{', '.join(group_names(model))}. Name a setting of those, such as training.epochs."
                 )
             nested = child
         _lay_over(nested, {last: str(value) if isinstance(value, PurePath) else value})
     try:
-        return RunConfig.model_validate(merged)
+        return model.model_validate(merged)
     except ValidationError as error:
         where = f" in {path}" if path is not None else ""
-        raise ConfigError(all_problems(error, merged, where)) from error
+        raise ConfigError(all_problems(error, merged, where, model)) from error
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -70,9 +88,10 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _read_settings(path: str | Path) -> dict[str, Any]:
+def _read_settings(path: str | Path, model: type[BaseModel]) -> dict[str, Any]:
     """A file's settings, without groups whose lines are all commented out."""
-    return {key: value for key, value in read_yaml(path).items() if value is not None or key not in GROUPS}
+    groups = group_names(model)
+    return {key: value for key, value in read_yaml(path).items() if value is not None or key not in groups}
 
 
 def _recipe_path(recipe: Any) -> Path:

@@ -10,16 +10,16 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ptuning.config.settings import GROUPS, RunConfig, setting_names
+from ptuning.config.settings import group_names, group_of, named_group_of, setting_names
 
 
-def all_problems(error: ValidationError, settings: Mapping[str, Any], where: str) -> str:
+def all_problems(error: ValidationError, settings: Mapping[str, Any], where: str, model: type[BaseModel]) -> str:
     lines: dict[str, str] = {}
     for problem in error.errors():
-        place, field = _locate(problem["loc"])
+        place, field = _locate(problem["loc"], model)
         key = ".".join(place)
         if problem["type"] == "extra_forbidden":
-            line = f"`{key}` is not a setting.{_nearest_setting(place)}"
+            line = f"`{key}` is not a setting.{_nearest_setting(place, model)}"
         elif problem["type"] == "missing":
             line = f"`{key}` is missing. Set it{', or pass --' + key if key == 'task' else ''}."
         elif problem["type"] == "value_error":
@@ -39,17 +39,21 @@ def all_problems(error: ValidationError, settings: Mapping[str, Any], where: str
     return f"{len(lines)} settings{where} are wrong:\n" + "\n".join(f"  {line}" for line in lines.values())
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[list[str], FieldInfo | None]:
+def _locate(location: tuple[int | str, ...], top: type[BaseModel]) -> tuple[list[str], FieldInfo | None]:
     """The dotted place of a problem, without pydantic's marks for members of unions; and its field, if there is one."""
-    model: type[BaseModel] | None = RunConfig
+    model: type[BaseModel] | None = top
+    named: type[BaseModel] | None = None  # what the next part, a name of the user's, leads to
     place: list[str] = []
     field: FieldInfo | None = None
     for part in location:
-        if model is not None:
+        if named is not None and part != "[key]":
+            place.append(str(part))
+            model, named, field = named, None, None
+        elif model is not None:
             place.append(str(part))
             field = model.model_fields.get(str(part))
             annotation = field.annotation if field is not None else None
-            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            model, named = group_of(annotation), named_group_of(annotation)
         elif field is not None and not _is_union(field) and part != "[key]":
             place.append(str(part))
     return place, field
@@ -121,17 +125,20 @@ _OTHER_WORDS = {
 }
 
 
-def _nearest_setting(place: Sequence[str]) -> str:
+def _nearest_setting(place: Sequence[str], model: type[BaseModel]) -> str:
+    groups = group_names(model)
+    named = next((name for name, field in model.model_fields.items() if named_group_of(field.annotation)), None)
+    users = place[1] if named == place[0] and len(place) > 2 else "NAME"
     group = ".".join(place[:-1])
     wanted = place[-1].replace("-", "_")
-    names = [name for name in setting_names() if name not in GROUPS]
+    names = [name.replace(".NAME.", f".{users}.") for name in setting_names(model) if name not in groups]
     here = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == group}
     anywhere = {name.rpartition(".")[2]: name for name in names}
     for known in (here, anywhere, _OTHER_WORDS):
         if wanted in known:
             return f" Did you mean `{known[wanted]}`?"
-    for known in (here, {group: group for group in GROUPS if not place[:-1]}, anywhere, _OTHER_WORDS):
+    for known in (here, {group: group for group in groups if not place[:-1]}, anywhere, _OTHER_WORDS):
         for nearest in difflib.get_close_matches(wanted, known, n=1, cutoff=0.7):
             return f" Did you mean `{known[nearest]}`?"
-    siblings = here or anywhere if place[:-1] else dict.fromkeys(RunConfig.model_fields)
+    siblings = here or anywhere if place[:-1] else dict.fromkeys(model.model_fields)
     return f" Known ones{' in ' + group if group and here else ''}: {', '.join(siblings)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -22,11 +22,13 @@ Int = Annotated[int, BeforeValidator(_no_truth_value)]
 Float = Annotated[float, BeforeValidator(_no_truth_value)]
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """A group of settings: fixed once made, and nothing unknown in it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-class DataConfig(_Settings):
+class DataConfig(Settings):
     """Where the data are and how they are read."""
 
     path: str | None = Field(None, description="directory with train/validation/test files, or a Hugging Face data set")
@@ -44,7 +46,7 @@ class DataConfig(_Settings):
     )
 
 
-class PromptsConfig(_Settings):
+class PromptsConfig(Settings):
     """The prompts: how many, where, and how they start."""
 
     prompt_length: Int = Field(20, ge=0, description="virtual tokens a layer")
@@ -80,7 +82,7 @@ class PromptsConfig(_Settings):
         return self
 
 
-class HeadConfig(_Settings):
+class HeadConfig(Settings):
     """The task's output layer."""
 
     kind: Literal["linear"] = Field("linear", description="a linear layer")
@@ -95,7 +97,7 @@ class HeadConfig(_Settings):
     dropout: Float = Field(0.1, ge=0.0, lt=1.0, description="on what the head reads")
 
 
-class TrainingConfig(_Settings):
+class TrainingConfig(Settings):
     """The loop."""
 
     epochs: Int | None = Field(
@@ -138,7 +140,7 @@ class TrainingConfig(_Settings):
     device: str | None = Field(None, description="cpu, cuda, mps; default: the best there is")
 
 
-class RunConfig(_Settings):
+class RunConfig(Settings):
     """Everything a run needs; saved beside its results as config.yaml."""
 
     task: str = Field(description="a preset such as helpdesk/tickets, or a kind such as classification")
@@ -158,18 +160,28 @@ class RunConfig(_Settings):
         return text
 
 
-GROUPS = tuple(
-    name
-    for name, field in RunConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-)
+def group_of(annotation: Any) -> type[BaseModel] | None:
+    """The settings of a group, or None for what is no group."""
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def named_group_of(annotation: Any) -> type[BaseModel] | None:
+    """The settings of each of several groups that have names of the user's, or None for anything else."""
+    return group_of(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+
+
+def group_names(model: type[BaseModel] = RunConfig) -> tuple[str, ...]:
+    """The groups of settings at the top."""
+    return tuple(name for name, field in model.model_fields.items() if group_of(field.annotation))
 
 
 def setting_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """Every setting's dotted name, groups included."""
+    """Every setting's dotted name, groups included; NAME stands for names of the user's."""
     names: list[str] = []
     for name, field in model.model_fields.items():
         names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names.extend(setting_names(field.annotation, f"{prefix}{name}."))
+        if group := group_of(field.annotation):
+            names.extend(setting_names(group, f"{prefix}{name}."))
+        elif group := named_group_of(field.annotation):
+            names.extend(setting_names(group, f"{prefix}{name}.NAME."))
     return names
