@@ -1,7 +1,7 @@
 """Templates of the paper's tasks: the texts that the official implementation makes of a data set's columns.
 
 Source: THUDM/P-tuning-v2 at b1520c9, `tasks/superglue/dataset.py`. Columns are those of the Hugging Face copies. WiC
-and WSC depart from it where a text is too long: the words that are asked about are kept (the original cuts the end off).
+and WSC depart from it where a text is too long: the words that are asked about are kept (the original cuts the end).
 """
 
 from __future__ import annotations
