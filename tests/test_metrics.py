@@ -59,6 +59,15 @@ def test_matthews_by_hand() -> None:
     assert metrics.matthews([0, 1], [0, 0]) == {"matthews": 0.0}
 
 
+def test_a_group_is_right_if_all_its_members_are() -> None:
+    # Of the questions a (both right), b (one of two), c (right): 2 of 3. Members need not stand together.
+    predictions, references = [1, 0, 0, 1, 1], [1, 0, 1, 1, 1]
+    assert metrics.group_exact_match(predictions, references, ["a", "b", "b", "a", "c"]) == {
+        "exact_match": pytest.approx(2 / 3)
+    }
+    assert metrics.group_exact_match([0], [1], ["a"]) == {"exact_match": 0.0}
+
+
 def test_pearson_by_hand() -> None:
     # Deviations (-1, 0, 1) and (-4/3, -1/3, 5/3): 3 / sqrt(2 * 42/9).
     assert metrics.pearson([1, 2, 3], [1, 2, 4]) == {"pearson": pytest.approx(3 / math.sqrt(2 * 42 / 9))}
@@ -182,6 +191,8 @@ def test_the_average_is_over_questions_not_over_answers() -> None:
             "got 0 predictions for 0 references, expected as many and at least one. Predi",
         ),
         (lambda: metrics.pearson([1.0], [1.0, 2.0]), "got 1 predictions for 2 references"),
+        (lambda: metrics.group_exact_match([], [], []), "got 0 predictions for 0 references"),
+        (lambda: metrics.group_exact_match([1], [1], []), "got 0 groups for 1 references, expected as many. Name the"),
         (
             lambda: metrics.f1([CAT], [CAT], [CAT]),
             r"binary F1 needs two classes, got 1 \(cat\). Use average macro or micro",

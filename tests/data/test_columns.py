@@ -44,6 +44,23 @@ def test_data_columns_settle_what_names_do_not() -> None:
     assert found == {"text": "b", "text_pair": "a", "label": "label"}
 
 
+def test_groups_and_marks_are_never_searched_for() -> None:
+    available = ["text", "label", "group", "keep"]
+    assert resolve_columns("classification", available, text_columns=["text"]) == {"text": "text", "label": "label"}
+    found = resolve_columns("classification", available, {"group": "group", "keep": "keep"}, text_columns=["text"])
+    assert found == {name: name for name in available}
+
+
+def test_cloze_columns_are_found_by_their_names() -> None:
+    names = ["passage", "query", "entities", "answers"]
+    assert resolve_columns("cloze", ["idx", *names]) == {name: name for name in names}
+    assert resolve_columns("cloze", names[:3], require_label=False) == {name: name for name in names[:3]}
+    with pytest.raises(DataError, match="no column 'entities' for cloze"):
+        resolve_columns("cloze", ["passage", "query", "answers"])
+    with pytest.raises(DataError, match=r"no answers column \(answers\) for cloze"):
+        resolve_columns("cloze", names[:3])
+
+
 def test_labels_may_be_missing_when_predicting() -> None:
     assert resolve_columns("classification", ["text"], require_label=False) == {"text": "text"}
     assert resolve_columns("question_answering", ["question", "context"], require_label=False) == {
@@ -128,7 +145,7 @@ def test_questions_are_found() -> None:
             "classification",
             "text label",
             {"zzz": "text"},
-            "has the roles text, text_pair, group, keep, label. Use one of those",
+            "has the roles text, text_pair, group, keep, label. Use one",
         ),
         ("classification", "text label", {"text": "txt"}, "says text: txt, but there is no column 'txt'.*mean 'text'"),
         ("classification", "text label", {"text": "zzz"}, "The columns are: text, label. Name one of those"),

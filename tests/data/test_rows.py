@@ -64,6 +64,72 @@ def test_answers_may_be_a_list_of_objects() -> None:
     ]
 
 
+def test_groups_are_names_and_marked_characters_may_be_missing() -> None:
+    columns = {"text": "text", "group": "group", "keep": "keep", "label": "label"}
+    first = {"text": "a blue lamp", "group": 7, "keep": [(2, 6), [7, 11]], "label": "x"}
+    second = {"text": "a", "group": "7", "keep": None, "label": "y"}
+    assert _read("classification", columns, first, second) == [
+        {"text": "a blue lamp", "group": "7", "keep": [[2, 6], [7, 11]], "label": "x"},
+        {"text": "a", "group": "7", "label": "y"},
+    ]
+    # Groups are for scores, marks for the model.
+    assert _read("classification", columns, first, labels="dropped") == [
+        {"text": "a blue lamp", "keep": [[2, 6], [7, 11]]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        (
+            [[0, 12]],
+            r"x:1: 'keep' has the range \[0, 12\], but its text has 11 characters. Expected \[first, end\] with",
+        ),
+        ([[3, 3]], r"has the range \[3, 3\]"),
+        ([[-1, 3]], r"has the range \[-1, 3\]"),
+        ([[0, 1, 2]], r"'keep' holds \[0, 1, 2\] \(list\), expected ranges of characters as \[\[first, end\], ...\]"),
+        ([[0, True]], "expected ranges of characters"),
+        ([2, 6], r"'keep' holds 2 \(int\), expected ranges of characters"),
+        ("2-6", r"'keep' holds '2-6' \(str\), expected a list"),
+    ],
+)
+def test_marked_characters_must_stand_in_the_text(keep: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        _read("classification", {"text": "text", "keep": "keep"}, {"text": "a blue lamp", "keep": keep})
+
+
+CLOZE = {"passage": "passage", "query": "query", "entities": "entities", "answers": "answers"}
+CLOZE_RECORD = {
+    "passage": "Ann saw Bo.",
+    "query": "@placeholder was seen.",
+    "entities": ["Ann", "Bo"],
+    "answers": ["Bo"],
+}
+
+
+def test_a_cloze_row_without_answers_is_unlabelled_in_a_test_split() -> None:
+    assert _read("cloze", CLOZE, CLOZE_RECORD) == [CLOZE_RECORD]
+    without = {role: value for role, value in CLOZE_RECORD.items() if role != "answers"}
+    assert _read("cloze", CLOZE, {**CLOZE_RECORD, "answers": []}, without, labels="optional") == [without] * 2
+    assert _read("cloze", CLOZE, CLOZE_RECORD, labels="dropped") == [without]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"answers": []}, "x:1: 'answers' is an empty list, expected texts. Fill it in or remove the row"),
+        ({"answers": "Bo"}, r"'answers' holds 'Bo' \(str\), expected a list"),
+        ({"entities": []}, "'entities' is an empty list, expected texts"),
+        ({"entities": ["Ann", " "]}, "'entities' is empty, expected text"),
+        ({"entities": [3]}, r"'entities' holds 3 \(int\), expected text"),
+        ({"query": "Bo was seen."}, "'query' holds 'Bo was seen.', which has no @placeholder. Expected it where an"),
+    ],
+)
+def test_cloze_rows_need_a_gap_entities_and_answers(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        _read("cloze", CLOZE, {**CLOZE_RECORD, **values})
+
+
 def test_rows_are_not_the_lists_of_the_table() -> None:
     tags = ["I-X"]
     rows = _read("token_classification", TAGS, {"tokens": ["a"], "ner_tags": tags})

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +10,12 @@ import torch
 
 from ptuning.data import TaskData
 from ptuning.errors import ConfigError, DataError
+from ptuning.evaluation import evaluate
 from ptuning.tasks.classification import Classification
+from ptuning.training.run import train
 
 KIND = Classification(("no", "maybe", "yes"))
+WORDS = ["lamp", "box"]
 ROWS = [
     {"text": f"question {index}", "text_pair": "answer " * index, "label": KIND.label_names[index % 3]}
     for index in range(1, 13)
@@ -72,6 +77,30 @@ def test_majority_score_is_the_share_of_the_most_frequent_label() -> None:
     assert KIND.majority_score(rows) == 0.5
     assert KIND.majority_score(rows, "matthews") == 0.0
     assert KIND.majority_score(rows, "f1") == pytest.approx((2 / 3) / 3)
+
+
+def test_groups_are_right_if_all_their_rows_are() -> None:
+    kind = Classification(("no", "yes"))
+    rows = [{"label": name, "group": group} for name, group in zip(("yes", "no", "yes", "no"), "aabb", strict=True)]
+    predictions = [{"label": name} for name in ("yes", "no", "yes", "yes")]
+    scores = kind.score(predictions, rows)
+    assert scores["exact_match"] == 0.5
+    assert scores["f1"] == pytest.approx(0.8)  # over all rows: 2 right of 3 predicted, 2 found of 2
+    assert "exact_match" not in kind.score(predictions, [*rows[:3], {"label": "no"}])
+    assert kind.majority_score(rows) == 0.5
+
+
+def test_groups_of_a_column_are_scored_when_a_run_is_evaluated(tiny_run: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [{"text": f"a {word}", "label": word, "asked": f"q{index // 3}"} for index, word in enumerate(WORDS * 3)]
+    for split in ("train", "validation"):
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"text": "text", "label": "label", "group": "asked"}
+    config = tiny_run(tmp_path / "run", **{"data.path": str(data), "data.columns": columns, "training.max_steps": 1})
+    result = train(config)
+    assert 0 <= result.metrics["exact_match"] <= result.metrics["accuracy"]
+    assert evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics)
 
 
 def test_from_data_takes_the_label_names() -> None:

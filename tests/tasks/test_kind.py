@@ -8,6 +8,7 @@ import pytest
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.tasks import TaskKind, get_kind, kind_from_dict
 from ptuning.tasks.classification import Classification
+from ptuning.tasks.cloze import Cloze
 from ptuning.tasks.multiple_choice import MultipleChoice
 from ptuning.tasks.question_answering import QuestionAnswering
 from ptuning.tasks.regression import Regression
@@ -19,6 +20,7 @@ KINDS: list[TaskKind] = [
     MultipleChoice(),
     TokenClassification(("O", "B-X", "I-X")),
     QuestionAnswering(allow_no_answer=False, no_answer_threshold=1.5, doc_stride=64),
+    Cloze(),
 ]
 ids = [kind.name for kind in KINDS]
 
@@ -49,6 +51,7 @@ def test_one_prediction_is_not_constant(kind: TaskKind) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=ids)
 def test_training_rows_need_labels(kind: TaskKind, tokenizer: Any) -> None:
     row = {"text": "a", "choices": ["b", "c"], "tokens": ["a"], "question": "q", "context": "c"}
+    row |= {"passage": "a", "query": "b @placeholder", "entities": ["a"]}
     with pytest.raises(DataError, match=f"row 1 has no '{kind.label_role}'"):
         kind.encode([row], tokenizer, 32, training=True)
     assert kind.encode([row], tokenizer, 32, training=False)[0].label is None

@@ -16,7 +16,7 @@ from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
-from ptuning.tasks.encoding import encode_texts, text_pairs
+from ptuning.tasks.encoding import cut_around, encode_texts, text_pairs
 from ptuning.tasks.kind import (
     Prediction,
     TaskKind,
@@ -33,6 +33,13 @@ from ptuning.tasks.kind import (
 @dataclass(frozen=True)
 class Classification(TaskKind):
     """One of several labels; rows have `text`, perhaps `text_pair`, and `label` (a name).
+
+    Where a pair is too long, the end of the longer text is cut. A row may mark what must stay: `keep`, a list of
+    [first, end] characters of `text`. Such a row keeps its whole `text_pair` too, and loses the tokens of `text` that
+    are farthest from those marked.
+
+    Rows may have a `group`, such as the question that they are answers to: where all have one, `exact_match` is scored
+    too, the part of groups whose rows are all right.
 
     Predictions: {"label": name, "score": its probability, "scores": {name: probability}}.
 
@@ -64,6 +71,11 @@ class Classification(TaskKind):
     def encode(self, rows: Sequence[Row], tokenizer: Any, max_length: int, *, training: bool) -> list[Example]:
         labelled = has_labels(rows, ["text"], self.label_role, training=training)
         ids, types = encode_texts(tokenizer, [row["text"] for row in rows], text_pairs(rows), max_length)
+        for index, row in enumerate(rows):
+            if row.get("keep") and len(ids[index]) >= max_length:
+                ids[index], own_types = cut_around(tokenizer, row, max_length, number=index + 1)
+                if types is not None and own_types is not None:
+                    types[index] = own_types
         return [
             Example(
                 sequences=(ids[index],),
@@ -95,7 +107,10 @@ class Classification(TaskKind):
         return predictions
 
     def score(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        """Return accuracy, f1 (of the second label of two, else f1_macro), f1_macro, f1_micro and matthews."""
+        """Return accuracy, f1 (of the second label of two, else f1_macro), f1_macro, f1_micro and matthews.
+
+        Where all rows have a group also exact_match.
+        """
         references = references_of(rows, self.label_role, predictions)
         labels = [prediction["label"] for prediction in predictions]
         macro = metrics.f1(labels, references, self.label_names, average="macro")
@@ -103,7 +118,10 @@ class Classification(TaskKind):
         binary = (
             metrics.f1(labels, references, self.label_names) if self.num_outputs == 2 else {"f1": macro["f1_macro"]}
         )
-        return metrics.accuracy(labels, references) | binary | macro | micro | metrics.matthews(labels, references)
+        scores = metrics.accuracy(labels, references) | binary | macro | micro | metrics.matthews(labels, references)
+        if all("group" in row for row in rows):
+            scores |= metrics.group_exact_match(labels, references, [row["group"] for row in rows])
+        return scores
 
     def constant_predictions(self, rows: Sequence[Row]) -> list[Prediction]:
         label = Counter(row["label"] for row in rows).most_common(1)[0][0]

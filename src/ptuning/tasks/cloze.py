@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ptuning import metrics
+from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import PLACEHOLDER, Row
 from ptuning.data.sources import TaskData
@@ -54,7 +55,7 @@ class Cloze(TaskKind):
     max_length_default: ClassVar[int] = 384
 
     @classmethod
-    def from_data(cls, data: TaskData) -> Self:
+    def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         return cls()
 
     @property
@@ -146,9 +147,9 @@ def _check_room(tokenizer: Any, queries: Sequence[str], asked: Sequence[tuple[in
             if special + len(ids) >= max_length:
                 index, entity = asked[place]
                 raise DataError(
-                    f"row {index + 1}: its query with {entity!r} has {len(ids)} tokens and {special} special ones, which "
-                    f"leaves no room for the passage in max_length {max_length}. Raise data.max_length to more than "
-                    f"{special + len(ids)}, or shorten the query."
+                    f"row {index + 1}: its query with {entity!r} has {len(ids)} tokens, beside {special} special ones, "
+                    f"which leaves no room for the passage in max_length {max_length}. Raise data.max_length to more "
+                    f"than {special + len(ids)}, or shorten the query."
                 )
 
 

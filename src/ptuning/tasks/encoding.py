@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from ptuning.errors import ConfigError, DataError
@@ -63,6 +64,63 @@ def encode_texts(
         ids += encoded["input_ids"]
         types += encoded.get("token_type_ids", ())
     return ids, types or None
+
+
+def cut_around(
+    tokenizer: Any, row: Mapping[str, Any], max_length: int, *, number: int
+) -> tuple[list[int], list[int] | None]:
+    """Tokenize the texts of one row, and cut what is far from the marked characters of the first.
+
+    What is marked stays, and so does the whole second text. Of the other tokens those go first that are the most tokens
+    away from any marked one, of equally far ones the last. A row that is short enough is not cut.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        row: with `text`, perhaps `text_pair`, and `keep`: [first, end] characters of the text.
+        max_length: tokens a sequence at most, special ones counted.
+        number: of the row, from 1, for messages.
+
+    Returns:
+        Token ids; and token types, or None where the tokenizer has none.
+
+    Raises:
+        ConfigError: the row has to be cut, and the tokenizer cannot say which characters its tokens come from.
+        DataError: what has to stay does not fit into `max_length`.
+    """
+    is_fast = bool(getattr(tokenizer, "is_fast", False))
+    encoded = tokenizer(
+        row["text"],
+        row.get("text_pair"),
+        truncation=False,
+        return_attention_mask=False,
+        return_offsets_mapping=is_fast,
+        verbose=False,
+    )
+    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
+    if len(ids) <= max_length:
+        return ids, types
+    check_is_fast(tokenizer, "cutting texts around what `keep` marks")
+    offsets = encoded["offset_mapping"]
+    own = [place for place, part in enumerate(encoded.sequence_ids(0)) if part == 0]
+    is_marked = [any(offsets[i][0] < end and offsets[i][1] > start for start, end in row["keep"]) for i in own]
+    marked = [order for order, flag in enumerate(is_marked) if flag]
+    others = [order for order, flag in enumerate(is_marked) if not flag]
+    needed = len(ids) - len(others)
+    if needed > max_length:
+        raise DataError(
+            f"row {number}: what its `keep` marks, its text_pair and special tokens are {needed} tokens, but "
+            f"max_length is {max_length}. Raise data.max_length to at least {needed}, or mark less."
+        )
+    others.sort(key=lambda order: (-_distance(order, marked), -order))
+    gone = {own[order] for order in others[: len(ids) - max_length]}
+    stays = [place for place in range(len(ids)) if place not in gone]
+    return [ids[place] for place in stays], None if types is None else [types[place] for place in stays]
+
+
+def _distance(order: int, marked: Sequence[int]) -> int:
+    """Tokens to the nearest marked one; 0 where there is none."""
+    after = bisect_left(marked, order)
+    return min((abs(order - other) for other in marked[max(after - 1, 0) : after + 1]), default=0)
 
 
 def text_pairs(rows: Sequence[dict[str, Any]]) -> list[str] | None:
