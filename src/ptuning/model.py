@@ -119,10 +119,12 @@ class PromptedModel(nn.Module):
             outputs.append(HeadOutput(head, rows, logits))
         return outputs
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Runs a batch of one task: the logits of head 0, in its own shape."""
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, *, head: int = 0
+    ) -> Tensor:
+        """Runs a batch of one task: the logits of one head, in its own shape."""
         hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, None)
-        logits: Tensor = self.heads[0](hidden_states, attention_mask)
+        logits: Tensor = self.heads[head](hidden_states, attention_mask)
         return logits
 
     def _hidden_states(

@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 
 from ptuning.backbones.loading import load_backbone
+from ptuning.data.batching import MixedBatches
 from ptuning.errors import TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
-from ptuning.training.loop import EpochReport, Hooks, fit, make_batches, make_optimizer
+from ptuning.training.loop import EpochReport, Hooks, Part, fit, make_batches, make_optimizer
 from ptuning.training.reporting import Silent
 from ptuning.training.run import PreparedTask, prepare_task
 from ptuning.training.state import Progress
@@ -35,8 +36,8 @@ class Loop:
     def run(self, accelerator: Any = None) -> None:
         fit(
             self.model,
-            self.prepared.kind,
-            self.prepared.train,
+            [Part(self.prepared.kind, self.prepared.train)],
+            MixedBatches([make_batches(self.config, self.prepared.train)]),
             self.tokenizer,
             self.config,
             metric="accuracy",

@@ -22,12 +22,12 @@ from ptuning.evaluation import evaluate
 from ptuning.model import PromptedModel
 from ptuning.predictor import load
 from ptuning.tasks.classification import Classification
-from ptuning.training import run
+from ptuning.training import execution, run
 from ptuning.training.reporting import Silent
 from ptuning.training.run import output_directory, train
 
 TinyRun = Callable[..., Any]
-KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering")
+KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering", "cloze")
 EVERY_DROPOUT = {"prompts.dropout": 0.1, "head.dropout": 0.2}
 NO_DROPOUT = {"prompts.dropout": 0.0, "head.dropout": 0.0, "training.backbone_dropout": "off"}
 
@@ -165,7 +165,7 @@ def test_only_prompts_and_head_are_trained_and_saved(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: dict[str, torch.Tensor] = {}
-    fit = run.fit
+    fit = execution.fit
 
     def spy(model: PromptedModel, *args: Any, **more: Any) -> None:
         starts.update({name: p.detach().clone() for name, p in model.named_parameters()})
@@ -173,7 +173,7 @@ def test_only_prompts_and_head_are_trained_and_saved(
         changed = {name for name, p in model.named_parameters() if not torch.equal(p, starts[name])}
         assert changed == {"bank.prompts.0.prompts", "heads.0.linear.weight", "heads.0.linear.bias"}
 
-    monkeypatch.setattr(run, "fit", spy)
+    monkeypatch.setattr(execution, "fit", spy)
     train(tiny_run(tmp_path / "run", **{"head.pooling": "pooler"}))
     assert len(starts) > 30
     assert set(prompt_of(tmp_path / "run")) == {"prompts", "head.linear.weight", "head.linear.bias"}
@@ -222,9 +222,9 @@ def test_batch_tokens_make_the_batches(tiny_run: TinyRun, tmp_path: Path, monkey
     shapes = []
     logits = PromptedModel.logits
 
-    def spy(model: PromptedModel, input_ids: torch.Tensor, *more: Any) -> torch.Tensor:
+    def spy(model: PromptedModel, input_ids: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
         shapes.append(tuple(input_ids.shape))
-        return logits(model, input_ids, *more)
+        return logits(model, input_ids, *args, **more)
 
     monkeypatch.setattr(PromptedModel, "logits", spy)
     train(tiny_run(tmp_path / "run", **{"training.batch_tokens": 64, "training.epochs": 1}))
@@ -335,7 +335,7 @@ def test_a_learning_rate_that_is_far_too_large_stops_with_advice(tiny_run: TinyR
 def test_out_of_memory_says_what_to_change_and_frees_the_backbone(
     tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: Any) -> torch.Tensor:
+    def full(*args: Any, **more: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     with monkeypatch.context() as patched:
@@ -350,7 +350,7 @@ def test_out_of_memory_says_what_to_change_and_frees_the_backbone(
 
 
 def test_another_runtime_error_stays_itself(tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: Any) -> torch.Tensor:
+    def broken(*args: Any, **more: Any) -> torch.Tensor:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(PromptedModel, "logits", broken)
@@ -380,7 +380,7 @@ def test_a_backbone_that_is_not_there_is_refused(tiny_run: TinyRun, tmp_path: Pa
 
 
 def test_a_kind_without_data_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the task classification is a kind without data of its own.*with --data"):
+    with pytest.raises(ConfigError, match="the task classification has no data of its own.*with --data"):
         train(tiny_run(tmp_path / "run", **{"data.path": None}))
 
 

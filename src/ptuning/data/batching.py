@@ -187,6 +187,62 @@ class LengthBatches:
         return batches
 
 
+class MixedBatches:
+    """Batches of one or several data sets, each batch from one of them.
+
+    Which batches an epoch has, and in which order, depends on the arguments and the epoch alone.
+
+    Args:
+        streams: batches of each data set.
+        counts: batches that an epoch takes of each. A data set whose own epoch is longer goes on in the next one where
+            it stopped, and one whose own epoch is shorter starts again, in another order. Without it, every example of
+            every data set comes once an epoch.
+        seed: with the epoch, decides which data set is next.
+
+    Raises:
+        DataError: no streams, or not one count of at least 1 for each.
+    """
+
+    def __init__(self, streams: Sequence[LengthBatches], counts: Sequence[int] | None = None, *, seed: int = 11):
+        if not streams or (counts is not None and (len(counts) != len(streams) or min(counts) < 1)):
+            raise DataError(
+                f"got {len(streams)} data sets and counts {None if counts is None else list(counts)}, expected at "
+                "least one data set and for each a count of at least 1. Give both, or no counts."
+            )
+        self._streams = list(streams)
+        self._counts = None if counts is None else list(counts)
+        self._seed = seed
+
+    def batches(self, epoch: int) -> list[tuple[int, list[int]]]:
+        """Return the batches of an epoch (from 0), as (data set, indices of its examples)."""
+        own = [self._of_stream(number, epoch) for number in range(len(self._streams))]
+        order = [number for number, batches in enumerate(own) for _ in batches]
+        random.Random(f"mixed {self._seed} {epoch}").shuffle(order)
+        remaining = [iter(batches) for batches in own]
+        return [(number, next(remaining[number])) for number in order]
+
+    def num_batches(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        if self._counts is not None:
+            return sum(self._counts)
+        return sum(stream.num_batches(epoch) for stream in self._streams)
+
+    def _of_stream(self, number: int, epoch: int) -> list[list[int]]:
+        """The batches that an epoch takes of one data set, in the data set's own order."""
+        stream = self._streams[number]
+        if self._counts is None:
+            return stream.batches(epoch)
+        start, count = epoch * self._counts[number], self._counts[number]
+        taken: list[list[int]] = []
+        own_epoch = 0
+        while len(taken) < count:
+            length = stream.num_batches(own_epoch)
+            if start < length:
+                taken += stream.batches(own_epoch)[start : start + count - len(taken)]
+            start, own_epoch = max(0, start - length), own_epoch + 1
+        return taken
+
+
 def evaluation_batches(
     lengths: Sequence[int],
     *,

@@ -16,7 +16,7 @@ from ptuning.checkpoint import read_prompt
 from ptuning.config import PromptsConfig, RunConfig
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
-from ptuning.heads import make_head
+from ptuning.heads import draw_pooler, make_head
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel
 from ptuning.prompts import DeepPrompts, Entry, PromptBank, resolve_layers
@@ -50,7 +50,14 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) ->
     return min(asked or kind.max_length_default, limit - shift)
 
 
-def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, examples: Sequence[Example]) -> PromptedModel:
+def assemble_model(
+    config: RunConfig,
+    backbone: Backbone,
+    kind: TaskKind,
+    examples: Sequence[Example],
+    *,
+    other_kinds: Sequence[TaskKind] = (),
+) -> PromptedModel:
     """Makes prompts, bank and head as the config says, and joins them to the backbone.
 
     Args:
@@ -58,6 +65,7 @@ def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, exampl
         backbone: frozen, without prompts.
         kind: decides the head.
         examples: training examples, for `prompts.init: tokens`.
+        other_kinds: those of further data sets that share the prompts, each with a head of its own after the first.
 
     Raises:
         ConfigError: settings that contradict each other or the backbone.
@@ -87,16 +95,22 @@ def assemble_model(config: RunConfig, backbone: Backbone, kind: TaskKind, exampl
     )
     bank = PromptBank(description.num_layers)
     bank.add(prompts, layers=layers, positions=config.prompts.positions)
-    head = make_head(
-        kind.head_kind,
-        description.hidden_size,
-        kind.num_outputs,
-        pooling=config.head.pooling or backbone.pooling,
-        pooler=backbone.pooler,
-        dropout=config.head.dropout,
-        generator=generator,
-    )
-    model = PromptedModel(backbone, bank, [head], backbone_dropout=config.training.backbone_dropout)
+    pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
+    if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
+        pooler = draw_pooler(description.hidden_size, std=description.initializer_range, seed=config.training.seed)
+    heads = [
+        make_head(
+            one.head_kind,
+            description.hidden_size,
+            one.num_outputs,
+            pooling=pooling,
+            pooler=pooler,
+            dropout=config.head.dropout,
+            generator=generator,
+        )
+        for one in (kind, *other_kinds)
+    ]
+    model = PromptedModel(backbone, bank, heads, backbone_dropout=config.training.backbone_dropout)
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
     return model

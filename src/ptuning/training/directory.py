@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
 from ptuning.checkpoint import FILES as PROMPT_FILES
-from ptuning.config import RunConfig, load_config
 from ptuning.errors import CheckpointError, ConfigError
 from ptuning.storage import recover_directory, replace_file
 
@@ -19,6 +18,17 @@ CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 CHECKPOINT_NAME = "checkpoints/last"
 PROMPT_NAME = "prompt"
+
+
+class Settings(Protocol):
+    """What `config.yaml` holds."""
+
+    def to_yaml(self) -> str:
+        """As text that reads back as equal settings."""
+
+    def model_dump(self) -> dict[str, Any]:
+        """As plain values."""
+
 
 _TREES, _FILES = (CHECKPOINT_NAME, PROMPT_NAME), (METRICS_NAME, CONFIG_NAME)
 
@@ -83,35 +93,54 @@ def check_start(directory: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def start_directory(directory: Path, config: RunConfig) -> None:
-    """Deletes what an earlier run has written, and nothing else that may be there, and writes config.yaml.
+def start_directory(directory: Path, settings: Settings) -> None:
+    """Deletes what an earlier run has written, and nothing else that may be there, and writes config.yaml."""
+    clear_directory(directory)
+    replace_file(directory / CONFIG_NAME, settings.to_yaml())
 
-    The old config goes last: a process that dies in between leaves what still counts as a run.
+
+def clear_directory(directory: Path) -> None:
+    """Deletes what a run has written, and nothing else that may be there.
+
+    Its config goes last: a process that dies in between leaves what still counts as a run.
     """
     for name in _TREES:
         if (directory / name).exists():
             shutil.rmtree(directory / name)
     for name in _FILES:
         (directory / name).unlink(missing_ok=True)
-    replace_file(directory / CONFIG_NAME, config.to_yaml())
 
 
-def check_settings(directory: Path, config: RunConfig) -> None:
+def check_settings(
+    directory: Path,
+    settings: Settings,
+    load_settings: Callable[[Path], Settings],
+    *,
+    may_differ: Collection[str] = ("output",),
+    command: str = "train",
+) -> None:
     """Makes sure that a run that goes on has the settings it was started with.
+
+    Args:
+        directory: of the run.
+        settings: those it is to go on with.
+        load_settings: reads its `config.yaml`.
+        may_differ: settings that do not matter.
+        command: that would go on with it.
 
     Raises:
         ConfigError: it has others; all are named.
     """
-    started = load_config(directory / CONFIG_NAME)
+    started = load_settings(directory / CONFIG_NAME)
     differing = [
         f"{key} {before!r} then, {now!r} now"
-        for key, (before, now) in _differences(started.model_dump(), config.model_dump()).items()
-        if key != "output"
+        for key, (before, now) in _differences(started.model_dump(), settings.model_dump()).items()
+        if key not in may_differ
     ]
     if differing:
         raise ConfigError(
             f"{directory} was started with other settings: {'; '.join(differing)}. Resume with those it was started "
-            "with (`ptuning train --resume --output DIR` alone takes them from there), or use another --output."
+            f"with (`ptuning {command} --resume --output DIR` alone takes them from there), or use another --output."
         )
 
 

@@ -1,15 +1,15 @@
-"""The training loop: one readable function for every kind of task.
+"""The training loop: one readable function for every kind of task, and for several data sets that share prompts.
 
 What trains is `trained_parameters(model)`; what is asked of the model is in the task kind; what a run leaves on disk
-is in `run.py`. The loop can be stopped at any moment and taken up again with the same result, since everything that
-decides the next step (parameters, optimizer, random state, place in the data) is in `checkpoints/last`.
+is in `execution.py`. The loop can be stopped at any moment and taken up again with the same result, since everything
+that decides the next step (parameters, optimizer, random state, place in the data) is in `checkpoints/last`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data.batching import Example, LengthBatches, collate
+from ptuning.data.batching import Example, LengthBatches, MixedBatches, collate
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel, is_head_parameter, trained_parameters
 from ptuning.tasks import TaskKind
@@ -28,6 +28,19 @@ from ptuning.training.schedule import schedule_factor
 from ptuning.training.state import Progress
 
 _LOSSES_AT_ONCE = 10  # reading them waits for the device
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the data sets that a model learns from.
+
+    Attributes:
+        kind: gives the loss.
+        examples: training examples, with labels.
+    """
+
+    kind: TaskKind
+    examples: list[Example]
 
 
 @dataclass(frozen=True)
@@ -89,10 +102,19 @@ def make_batches(config: RunConfig, examples: list[Example]) -> LengthBatches:
     )
 
 
+def epochs_for_steps(batches: LengthBatches | MixedBatches, steps: int, accumulation: int) -> int:
+    """The epochs that a number of optimizer steps needs; they differ in length where batches are made by tokens."""
+    epochs = done = 0
+    while done < steps:
+        done += math.ceil(batches.num_batches(epochs) / accumulation)
+        epochs += 1
+    return epochs
+
+
 def fit(
     model: PromptedModel,
-    kind: TaskKind,
-    examples: list[Example],
+    parts: Sequence[Part],
+    batches: MixedBatches,
     tokenizer: object,
     config: RunConfig,
     *,
@@ -106,9 +128,9 @@ def fit(
     """Trains a model from where `progress` stands to the end.
 
     Args:
-        model: with prompts and head of the task, on the accelerator's device.
-        kind: gives the loss.
-        examples: training examples, with labels.
+        model: with prompts, and for each part the head of its index, on the accelerator's device.
+        parts: the data sets, mostly one.
+        batches: of the examples of all parts.
         tokenizer: for padding.
         config: resolved settings.
         metric: the validation metric that picks the best epoch; higher is better.
@@ -122,7 +144,6 @@ def fit(
         TrainingError: a loss or a gradient is not finite.
     """
     training = config.training
-    batches = make_batches(config, examples)
     epoch_ends: list[int] = []  # optimizer steps done at the end of each epoch
     assert training.epochs is not None  # `resolve_config` says how many
     for epoch in range(training.epochs):
@@ -142,10 +163,10 @@ def fit(
         norms: list[Tensor] = []
         while progress.batch < len(order) and progress.step < total_steps:
             group = order[progress.batch : progress.batch + training.accumulation]
-            for indices in group:
-                batch = collate([examples[index] for index in indices], *padding).to(device)
-                logits = model.logits(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-                loss = kind.loss(logits, batch)
+            for part, indices in group:
+                batch = collate([parts[part].examples[index] for index in indices], *padding).to(device)
+                logits = model.logits(batch.input_ids, batch.attention_mask, batch.token_type_ids, head=part)
+                loss = parts[part].kind.loss(logits, batch)
                 accelerator.backward(loss / len(group))
                 losses.append(loss.detach())
             norms.append(accelerator.clip_grad_norm_(parameters, training.max_grad_norm))

@@ -6,9 +6,7 @@
       checkpoints/last/    everything needed to go on exactly
       prompt/              the product, from the best epoch so far
 
-A run that was killed at any moment and is taken up with `resume=True` ends with the same weights as one that was not:
-what an evaluation leaves is written before the checkpoint that counts it, and written again, equal, if the process
-dies in between.
+What every training leaves, and how it goes on after a kill, is in `execution.py`.
 """
 
 from __future__ import annotations
@@ -17,44 +15,34 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.checkpoint import SavedPrompt, read_prompt, save_prompt
-from ptuning.config import RunConfig
-from ptuning.data.batching import Example
+from ptuning.config import RunConfig, load_config
+from ptuning.data.batching import Example, MixedBatches
 from ptuning.data.sources import TaskData
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import ConfigError
+from ptuning.heads import has_drawn_pooler
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
-from ptuning.model import PromptedModel, count_trained, trained_parameters
+from ptuning.model import PromptedModel, count_trained
 from ptuning.prompts import DeepPrompts
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
 from ptuning.tasks.loading import load_task_data
 from ptuning.tasks.saving import task_to_dict
-from ptuning.training.assembly import assemble_model, fitting_max_length
-from ptuning.training.directory import (
-    CHECKPOINT_NAME,
-    METRICS_NAME,
-    PROMPT_NAME,
-    check_settings,
-    check_start,
-    claimed,
-    cut_metrics,
-    start_directory,
-)
-from ptuning.training.guard import collapse_advice, is_out_of_memory, out_of_memory_error
-from ptuning.training.loop import EpochReport, Hooks, fit, make_batches, make_optimizer
+from ptuning.training.assembly import fitting_max_length
+from ptuning.training.directory import PROMPT_NAME, check_start
+from ptuning.training.execution import Course, execute, one_process
+from ptuning.training.guard import collapse_advice
+from ptuning.training.loop import Part, epochs_for_steps, make_batches
 from ptuning.training.reporting import Reporter, Silent
-from ptuning.training.seed import seed_everything
-from ptuning.training.state import Progress, load_state, save_state
 
 _USUAL_STEPS = 1500
 _USUAL_EPOCHS = (5, 30)
@@ -136,39 +124,43 @@ def train(
         TrainingError: the loss is not finite, or memory ran out.
     """
     report = report or Silent()
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     directory = output_directory(config)
     check_start(directory, resume=resume, overwrite=overwrite)
-    accelerator = Accelerator(mixed_precision="no")  # the precision is that of the backbone's weights
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
-            "Start it with `ptuning train`, without a launcher."
-        )
-    backbone = backbone or _load_backbone(config)
+    one_process()  # before anything is loaded
+    backbone = backbone or load_backbone_of(config)
     prepared = prepared or prepare_task(config, backbone)
     for note in prepared.data.notes:
         report.note(note)
     config = resolve_config(config, prepared, backbone, directory)
-    with claimed(directory):
-        check_start(directory, resume=resume, overwrite=overwrite)  # again: nobody else writes from here on
-        if resume:
-            check_settings(directory, config)
-        seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
-        model: PromptedModel | None = None
-        try:
-            start = _with_any_start(config) if resume and (directory / CHECKPOINT_NAME).exists() else config
-            model = assemble_model(start, backbone, prepared.kind, prepared.train)
-            if not resume:  # nothing is left that could be refused: an old run goes only now
-                start_directory(directory, config)
-            return _run(config, directory, backbone, prepared, model, accelerator, report)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise out_of_memory_error(config, error) from error
-            raise
-        finally:
-            if model is not None:
-                model.detach()
+    metric, task = str(config.training.metric), prepared
+    majority = task.kind.majority_score(task.data.validation or [], metric)
+
+    def save(model: PromptedModel, metrics: Mapping[str, float]) -> None:
+        save_prompt(directory / PROMPT_NAME, saved_prompt(config, task, backbone, model, metrics))
+
+    course = Course(
+        config=config,
+        settings=config,
+        load_settings=load_config,
+        parts=[Part(prepared.kind, prepared.train)],
+        batches=MixedBatches([make_batches(config, prepared.train)], seed=config.training.seed),
+        metric=metric,
+        digest=digest_of([prepared]),
+        evaluate=lambda model: validate(model, task, config, backbone, metric, majority, report),
+        save=save,
+    )
+    progress = execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
+    best = read_prompt(directory / PROMPT_NAME)
+    return RunResult(
+        directory=directory,
+        metric=metric,
+        metrics=best.metrics,
+        best_epoch=progress.best_epoch,
+        steps=progress.step,
+        seconds=progress.seconds,
+        counts=best.counts,
+    )
 
 
 def output_directory(config: RunConfig) -> Path:
@@ -181,7 +173,7 @@ def output_directory(config: RunConfig) -> Path:
     return Path("runs") / re.sub(r"[^\w.]+", "-", name).strip("-")
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Local directories by their whole path, so that what is saved means the same in every working directory."""
     path, backbone, init = config.data.path, config.backbone, config.prompts.init
     if path is not None and Path(path).exists():
@@ -197,12 +189,8 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={**groups, "backbone": backbone})
 
 
-def _with_any_start(config: RunConfig) -> RunConfig:
-    """A checkpoint has the values of all that is trained; what they once started from may be gone."""
-    return config.model_copy(update={"prompts": config.prompts.model_copy(update={"init": "normal"})})
-
-
-def _load_backbone(config: RunConfig) -> Backbone:
+def load_backbone_of(config: RunConfig) -> Backbone:
+    """Loads the backbone that a config names, as it says: device, precision, attention."""
     device = find_device(config.training.device)
     return load_backbone(
         config.backbone,
@@ -222,7 +210,7 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
     """
     task = get_task(config.task)
     data = load_task_data(config, task)
-    kind = get_kind(task.kind).from_data(data)
+    kind = get_kind(task.kind).from_data(data, config.data)
     max_length = fitting_max_length(config, backbone, kind)
     tokenizer = backbone.tokenizer
     return PreparedTask(
@@ -269,89 +257,44 @@ def _default_epochs(config: RunConfig, prepared: PreparedTask) -> int:
     if max_steps is None:
         fewest, most = _USUAL_EPOCHS
         return min(max(math.ceil(_USUAL_STEPS / math.ceil(batches.num_batches(0) / accumulation)), fewest), most)
-    epochs = steps = 0
-    while steps < max_steps:  # epochs differ in length where batches are made by tokens
-        steps += math.ceil(batches.num_batches(epochs) / accumulation)
-        epochs += 1
-    return epochs
+    return epochs_for_steps(batches, max_steps, accumulation)
 
 
-def _run(
-    config: RunConfig,
-    directory: Path,
-    backbone: Backbone,
-    prepared: PreparedTask,
+def validate(
     model: PromptedModel,
-    accelerator: Accelerator,
+    prepared: PreparedTask,
+    config: RunConfig,
+    backbone: Backbone,
+    metric: str,
+    majority: float | None,
     report: Reporter,
-) -> RunResult:
-    kind, metric = prepared.kind, str(config.training.metric)
-    optimizer = make_optimizer(model, config)
-    parameters = trained_parameters(model)
-    origin = {"data": _digest(prepared), "backbone": backbone.identity.fingerprint}
-    checkpoint = directory / CHECKPOINT_NAME
-    progress = load_state(checkpoint, parameters, optimizer, origin) or Progress()
-    cut_metrics(directory, progress.metric_lines)
-    counts = count_parameters(model, backbone)
-    rows = prepared.data.validation or []
-    majority = kind.majority_score(rows, metric)
-    tokens_at_once = max(config.training.batch_tokens or 0, TOKENS_AT_ONCE)
+    head: int = 0,
+) -> dict[str, float]:
+    """Returns a model's metrics on the validation rows of a task, and warns when it says the same of all of them.
 
-    def evaluate() -> dict[str, float]:
-        logits = run_examples(model, prepared.validation, backbone.tokenizer, batch_tokens=tokens_at_once)
-        predictions = kind.predict(logits, prepared.validation, rows)
-        metrics = kind.score(predictions, rows)
-        if kind.is_constant(predictions):
-            report.warn(collapse_advice(config, metric, metrics[metric], majority))
-        return metrics
-
-    def record(evaluation: EpochReport) -> None:
-        line = {
-            "epoch": evaluation.epoch,
-            "step": evaluation.step,
-            "train_loss": evaluation.train_loss,
-            "validation": dict(evaluation.metrics),
-            "is_best": evaluation.is_best,
-            "seconds": round(evaluation.seconds, 3),
-        }
-        with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if evaluation.is_best:
-            save_prompt(
-                directory / PROMPT_NAME, saved_prompt(config, prepared, backbone, model, evaluation.metrics, counts)
-            )
-
-    hooks = Hooks(
-        evaluate=evaluate,
-        record=record,
-        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin),
+    Args:
+        model: one of its heads is for the task.
+        prepared: the task.
+        config: of the training.
+        backbone: for its tokenizer.
+        metric: that picks the best epoch.
+        majority: what always giving the most frequent answer scores, if that is known.
+        report: who is warned.
+        head: of the task.
+    """
+    kind, rows, examples = prepared.kind, prepared.data.validation or [], prepared.validation
+    logits = run_examples(
+        model,
+        examples,
+        backbone.tokenizer,
+        heads=[head] * len(examples) if head else None,
+        batch_tokens=max(config.training.batch_tokens or 0, TOKENS_AT_ONCE),
     )
-    try:
-        fit(
-            model,
-            kind,
-            prepared.train,
-            backbone.tokenizer,
-            config,
-            metric=metric,
-            accelerator=accelerator,
-            optimizer=optimizer,
-            progress=progress,
-            hooks=hooks,
-            report=report,
-        )
-    finally:
-        report.stop()
-    best = read_prompt(directory / PROMPT_NAME)
-    return RunResult(
-        directory=directory,
-        metric=metric,
-        metrics=best.metrics,
-        best_epoch=progress.best_epoch,
-        steps=progress.step,
-        seconds=progress.seconds,
-        counts=counts,
-    )
+    predictions = kind.predict(logits, examples, rows)
+    metrics = kind.score(predictions, rows)
+    if kind.is_constant(predictions):
+        report.warn(collapse_advice(config, metric, metrics[metric], majority))
+    return metrics
 
 
 def saved_prompt(
@@ -360,9 +303,10 @@ def saved_prompt(
     backbone: Backbone,
     model: PromptedModel,
     metrics: Mapping[str, float],
-    counts: Mapping[str, int],
+    *,
+    head: int = 0,
 ) -> SavedPrompt:
-    """What of a trained model is kept: prompts (the reparameterization folded) and head."""
+    """What of a trained model is kept for a task: prompts (the reparameterization folded) and its head."""
     prompts, entry = model.bank.prompts[0], model.bank.entries[0]
     assert isinstance(prompts, DeepPrompts)
     return SavedPrompt(
@@ -371,34 +315,48 @@ def saved_prompt(
         positions=entry.positions,
         backbone=backbone.identity,
         method=config.method,
-        task=task_to_dict(prepared.task, prepared.kind, prepared.data, prepared.max_length),
-        head={"pooling": config.head.pooling},
-        head_tensors=dict(model.heads[0].state_dict()),
+        task=task_to_dict(
+            prepared.task,
+            prepared.kind,
+            prepared.data,
+            prepared.max_length,
+            prepared.task.template(config.data.template),
+        ),
+        head={"pooling": config.head.pooling} | ({"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}),
+        head_tensors=dict(model.heads[head].state_dict()),
         metrics=dict(metrics),
-        counts=dict(counts),
+        counts=count_parameters(model, backbone, head),
     )
 
 
-def count_parameters(model: PromptedModel, backbone: Backbone) -> dict[str, int]:
-    """Parameters of prompts as saved, head, backbone, the backbone without its embeddings, and all that are trained."""
+def count_parameters(model: PromptedModel, backbone: Backbone, head: int | None = None) -> dict[str, int]:
+    """Parameters of prompts as saved, head, backbone, the backbone without its embeddings, and all that are trained.
+
+    Args:
+        model: with one bank entry.
+        backbone: of the model.
+        head: whose parameters are meant; without it those of all heads.
+    """
     prompts = model.bank.prompts[0]
     assert isinstance(prompts, DeepPrompts)
     description = backbone.description
+    heads = model.heads if head is None else model.heads[head]
     return {
         "prompts": prompts.folded().numel(),
-        "head": count_trained(model)["head"],
+        "head": sum(count_trained(heads).values()),
         "backbone": description.num_parameters,
         "transformer": description.num_transformer_parameters,
         "trained": sum(count_trained(model).values()),  # with an MLP more than what is saved
     }
 
 
-def _digest(prepared: PreparedTask) -> str:
+def digest_of(tasks: Sequence[PreparedTask]) -> str:
     """Of everything that the loop sees of the data."""
     digest = hashlib.sha256()
-    for examples in (prepared.train, prepared.validation):
-        for example in examples:
-            digest.update(repr((example.sequences, example.token_types, example.label)).encode())
-        digest.update(b"|")
-    digest.update(json.dumps(prepared.kind.to_dict(), sort_keys=True).encode())
+    for prepared in tasks:
+        for examples in (prepared.train, prepared.validation):
+            for example in examples:
+                digest.update(repr((example.sequences, example.token_types, example.label)).encode())
+            digest.update(b"|")
+        digest.update(json.dumps(prepared.kind.to_dict(), sort_keys=True).encode())
     return digest.hexdigest()

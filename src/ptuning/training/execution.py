@@ -1,0 +1,187 @@
+"""One training in a directory, from nothing or from where it was stopped.
+
+    DIRECTORY/
+      config.yaml          resolved, complete, replayable
+      metrics.jsonl        one line an evaluation
+      checkpoints/last/    everything needed to go on exactly
+
+and what the course keeps of the best epoch so far. A training that was killed at any moment and is taken up again ends
+with the same weights as one that was not: what an evaluation leaves is written before the checkpoint that counts it,
+and written again, equal, if the process dies in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ptuning.backbones.loading import Backbone
+from ptuning.config import RunConfig
+from ptuning.data.batching import MixedBatches
+from ptuning.errors import ConfigError
+from ptuning.model import PromptedModel, trained_parameters
+from ptuning.training.assembly import assemble_model
+from ptuning.training.directory import (
+    CHECKPOINT_NAME,
+    METRICS_NAME,
+    Settings,
+    check_settings,
+    check_start,
+    claimed,
+    cut_metrics,
+    start_directory,
+)
+from ptuning.training.guard import is_out_of_memory, out_of_memory_error
+from ptuning.training.loop import EpochReport, Hooks, Part, fit, make_optimizer
+from ptuning.training.reporting import Reporter
+from ptuning.training.seed import seed_everything
+from ptuning.training.state import Progress, load_state, save_state
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a model learns from, and what is kept of it.
+
+    Attributes:
+        config: resolved; how prompts and heads are made, and how they are trained.
+        settings: what `config.yaml` holds; a training that goes on must have equal ones.
+        load_settings: reads such a `config.yaml`.
+        parts: the data sets, each with a head of its own.
+        batches: of the examples of all parts.
+        metric: the validation metric that picks the best epoch; higher is better.
+        digest: of everything that the loop sees of the data.
+        evaluate: returns the validation metrics of a model.
+        save: keeps a model with these metrics; called for each epoch that is the best so far.
+    """
+
+    config: RunConfig
+    settings: Settings
+    load_settings: Callable[[Path], Settings]
+    parts: Sequence[Part]
+    batches: MixedBatches
+    metric: str
+    digest: str
+    evaluate: Callable[[PromptedModel], dict[str, float]]
+    save: Callable[[PromptedModel, Mapping[str, float]], None]
+
+
+def one_process() -> Accelerator:
+    """Returns what runs the backward.
+
+    Raises:
+        ConfigError: this is one of several processes.
+    """
+    accelerator = Accelerator(mixed_precision="no")  # the precision is that of the backbone's weights
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
+            "Start it with `ptuning train`, without a launcher."
+        )
+    return accelerator
+
+
+def execute(
+    directory: Path, course: Course, backbone: Backbone, *, resume: bool, overwrite: bool, report: Reporter
+) -> Progress:
+    """Trains to the end of a course.
+
+    Args:
+        directory: of the run.
+        course: what to learn.
+        backbone: on the device to use.
+        resume: go on with what is in the directory.
+        overwrite: delete a run that is there.
+        report: who is told how it goes.
+
+    Returns:
+        Where it stands at the end.
+
+    Raises:
+        ConfigError: settings that contradict each other or the backbone; or the directory is taken.
+        CheckpointError: there is nothing to resume, or it is damaged or of other settings.
+        TrainingError: the loss is not finite, or memory ran out.
+    """
+    config, accelerator = course.config, one_process()
+    with claimed(directory):
+        check_start(directory, resume=resume, overwrite=overwrite)  # nobody else writes from here on
+        if resume:
+            check_settings(directory, course.settings, course.load_settings)
+        seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
+        model: PromptedModel | None = None
+        try:
+            start = _with_any_start(config) if resume and (directory / CHECKPOINT_NAME).exists() else config
+            kind, *other_kinds = [part.kind for part in course.parts]
+            examples = [example for part in course.parts for example in part.examples]
+            model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds)
+            if not resume:  # nothing is left that could be refused: an old run goes only now
+                start_directory(directory, course.settings)
+            return _run(directory, course, backbone, model, accelerator, report)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory_error(config, error) from error
+            raise
+        finally:
+            if model is not None:
+                model.detach()
+
+
+def _with_any_start(config: RunConfig) -> RunConfig:
+    """A checkpoint has the values of all that is trained; what they once started from may be gone."""
+    return config.model_copy(update={"prompts": config.prompts.model_copy(update={"init": "normal"})})
+
+
+def _run(
+    directory: Path,
+    course: Course,
+    backbone: Backbone,
+    model: PromptedModel,
+    accelerator: Accelerator,
+    report: Reporter,
+) -> Progress:
+    optimizer = make_optimizer(model, course.config)
+    parameters = trained_parameters(model)
+    origin = {"data": course.digest, "backbone": backbone.identity.fingerprint}
+    checkpoint = directory / CHECKPOINT_NAME
+    progress = load_state(checkpoint, parameters, optimizer, origin) or Progress()
+    cut_metrics(directory, progress.metric_lines)
+
+    def record(evaluation: EpochReport) -> None:
+        line = {
+            "epoch": evaluation.epoch,
+            "step": evaluation.step,
+            "train_loss": evaluation.train_loss,
+            "validation": dict(evaluation.metrics),
+            "is_best": evaluation.is_best,
+            "seconds": round(evaluation.seconds, 3),
+        }
+        with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if evaluation.is_best:
+            course.save(model, evaluation.metrics)
+
+    hooks = Hooks(
+        evaluate=lambda: course.evaluate(model),
+        record=record,
+        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin),
+    )
+    try:
+        fit(
+            model,
+            course.parts,
+            course.batches,
+            backbone.tokenizer,
+            course.config,
+            metric=course.metric,
+            accelerator=accelerator,
+            optimizer=optimizer,
+            progress=progress,
+            hooks=hooks,
+            report=report,
+        )
+    finally:
+        report.stop()
+    return progress
