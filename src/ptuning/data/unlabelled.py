@@ -31,15 +31,23 @@ def load_rows(
     Raises:
         DataError: the file cannot be read, or lacks what the kind needs.
     """
+    return prediction_rows(load_table(source, kind), kind, columns, template)
+
+
+def load_table(source: str | Path | IO[bytes] | IO[str], kind: str) -> Table:
+    """Load one file, or a stream of JSON lines, as it is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     check_kind(kind)
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.is_file():
             raise DataError(f"{path} is not a file. Expected {', '.join(suffixes_for(kind))}, or JSON lines on stdin.")
-        return _prediction_rows(read_table(path, kind), kind, columns, template)
+        return read_table(path, kind)
     stream = getattr(source, "buffer", source)  # bytes, so that a byte that is not UTF-8 has a line number
-    table = read_json_lines(stream, str(getattr(source, "name", "<stream>")))
-    return _prediction_rows(table, kind, columns, template)
+    return read_json_lines(stream, str(getattr(source, "name", "<stream>")))
 
 
 def rows_from_records(
@@ -68,12 +76,17 @@ def rows_from_records(
                 f"{name} row {index + 1} is {short(record)}, expected a dict, column to value. "
                 'Pass rows such as {"text": "..."}.'
             )
-    return _prediction_rows(table_of(name, [dict(record) for record in given]), kind, columns, template)
+    return prediction_rows(table_of(name, [dict(record) for record in given]), kind, columns, template)
 
 
-def _prediction_rows(
-    table: Table, kind: str, columns: Mapping[str, str] | None, template: Template | None
+def prediction_rows(
+    table: Table, kind: str, columns: Mapping[str, str] | None = None, template: Template | None = None
 ) -> list[Row]:
+    """Turn a table into rows to predict for, one a record; labels are dropped.
+
+    Raises:
+        DataError: it lacks what the kind needs.
+    """
     if not table.records:
         return []
     if template is not None:
