@@ -2,7 +2,7 @@
 
     prompt/
       config.json            format version, method, task, head, backbone identity, what was measured
-      prompts.safetensors    `prompts`, `head.*`, and nothing of the backbone
+      prompts.safetensors    `prompts`, `head.*`, and nothing of the backbone; `pooler.*` where it was drawn at random
       README.md              a model card
 
 Only safetensors and JSON are read. `config.json` holds the sha256 of the tensors and of its own content, so that what
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,6 +41,7 @@ CARD_FILE = "README.md"
 FILES = (CONFIG_FILE, TENSORS_FILE, CARD_FILE)
 """All that a prompt directory holds."""
 
+_POOLER = "pooler."  # of the names of a drawn pooler's tensors
 _PAUSES = (0.02, 0.1)  # seconds before a directory that is not as it should be is read again
 _MOST_TOKENS = 1_000_000  # a sequence at most; longer ones are damage
 
@@ -85,6 +86,7 @@ class _Task(_Saved):
 
 class _Head(_Saved):
     pooling: Pooling
+    pooler: Literal["drawn"] | None = None
 
 
 class _Config(_Saved):
@@ -114,8 +116,9 @@ class SavedPrompt:
         method: how they were trained.
         task: what they are for (name, kind, label names, columns, lengths; `held_out` where validation rows were held
             out of train), None for bare prompts.
-        head: `pooling` of the head, None for bare prompts.
-        head_tensors: the head's weights by name.
+        head: `pooling` of the head, and `pooler: drawn` where it reads one that was drawn at random; None for bare
+            prompts.
+        head_tensors: the head's weights by name, those of a drawn pooler too, as `pooler.*`.
         metrics: what the best epoch reached on the validation rows, fractions in [0, 1].
         metrics_from: what the metrics are from, where it is not the task as it is saved.
         counts: parameters of `prompts`, `head`, `backbone` and `transformer` (the backbone without embeddings).
@@ -135,7 +138,9 @@ class SavedPrompt:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything in `prompts.safetensors`, by key."""
-        head = {f"head.{name}": tensor for name, tensor in self.head_tensors.items()}
+        head = {
+            name if name.startswith(_POOLER) else f"head.{name}": tensor for name, tensor in self.head_tensors.items()
+        }
         return {"prompts": self.prompts, **head}
 
 
@@ -326,11 +331,13 @@ def _read_directory(directory: Path) -> PromptDirectory:
     tensors, size_bytes = _read_tensors(directory, config)
     placed = config["prompts"]
     expected = (len(placed["layers"]), 2, placed["num_kv_heads"], placed["prompt_length"], placed["head_dim"])
-    foreign = sorted(name for name in tensors if name != "prompts" and not name.startswith("head."))
+    known = ("head.", _POOLER) if (config.get("head") or {}).get("pooler") == "drawn" else ("head.",)
+    foreign = sorted(name for name in tensors if name != "prompts" and not name.startswith(known))
     if foreign or "prompts" not in tensors:
         found = f"has {', '.join(foreign)}" if foreign else "has no prompts"
+        expected_names = " and ".join(("prompts", *(f"{name}*" for name in known)))
         raise CheckpointError(
-            f"{directory / TENSORS_FILE} {found}, expected prompts and head.* alone. "
+            f"{directory / TENSORS_FILE} {found}, expected {expected_names} alone. "
             "Restore it, or update ptuning if it comes from a newer one."
         )
     prompts = tensors.pop("prompts")

@@ -63,6 +63,8 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         f"| positions | {prompts['positions']} |",
         f"| size | {size_bytes / 1e6:.2f} MB |",
     ]
+    if (config.get("head") or {}).get("pooler") == "drawn":
+        lines.append("| pooler | drawn at random and never trained, since the checkpoint has none; in these files |")
     if counts.get("backbone") and counts.get("transformer"):
         share = counts["prompts"] / counts["backbone"]
         ratio = counts["prompts"] / counts["transformer"]

@@ -23,7 +23,7 @@ from ptuning.data.template import Template
 from ptuning.data.unlabelled import rows_from_records
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import CheckpointError, PromptError
-from ptuning.heads import make_head
+from ptuning.heads import DrawnPooler, make_head
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
 from ptuning.model import PromptedModel
 from ptuning.prompts import GivenPrompts, PromptBank
@@ -212,12 +212,14 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
     device = next(backbone.model.parameters()).device
     for prompt, task in zip(saved, tasks, strict=True):
         bank.add(GivenPrompts(prompt.prompts.to(device)), layers=prompt.layers, positions=prompt.positions)
+        settings = prompt.head or {}
+        is_drawn = settings.get("pooler") == "drawn"
         head = make_head(
             task.kind.head_kind,
             description.hidden_size,
             task.kind.num_outputs,
-            pooling=(prompt.head or {})["pooling"],
-            pooler=backbone.pooler,
+            pooling=settings["pooling"],
+            pooler=DrawnPooler(description.hidden_size) if is_drawn else backbone.pooler,
         )
         load_tensors_into(head, prompt.head_tensors, f"the head in {task.directory}")
         heads.append(head)

@@ -25,6 +25,7 @@ class BackboneDescription:
         max_positions: tokens that fit its positions, or None where there is no limit.
         num_parameters: all parameters.
         num_transformer_parameters: those without the embeddings, the base of the paper's ratio.
+        initializer_range: standard deviation that its own layers started from.
     """
 
     model_type: str
@@ -37,6 +38,7 @@ class BackboneDescription:
     max_positions: int | None
     num_parameters: int
     num_transformer_parameters: int
+    initializer_range: float = 0.02
 
     def architecture(self) -> dict[str, Any]:
         """The numbers that a saved prompt must agree with."""
@@ -64,4 +66,5 @@ def describe_trunk(trunk: nn.Module, family: Family) -> BackboneDescription:
         max_positions=position_limit(config, family),
         num_parameters=sum(p.numel() for p in parameters),
         num_transformer_parameters=sum(p.numel() for p in parameters if id(p) not in embeddings),
+        initializer_range=float(getattr(config, "initializer_range", None) or 0.02),
     )

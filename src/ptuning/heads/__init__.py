@@ -1,6 +1,17 @@
 """Output layers: from the backbone's hidden states to a task's logits."""
 
-from ptuning.heads.linear import HeadKind, PooledHead, TokenHead, make_head
+from ptuning.heads.linear import HeadKind, PooledHead, TokenHead, has_drawn_pooler, make_head
+from ptuning.heads.pooler import DrawnPooler, draw_pooler
 from ptuning.heads.pooling import Pooling, pool
 
-__all__ = ["HeadKind", "PooledHead", "Pooling", "TokenHead", "make_head", "pool"]
+__all__ = [
+    "DrawnPooler",
+    "HeadKind",
+    "PooledHead",
+    "Pooling",
+    "TokenHead",
+    "draw_pooler",
+    "has_drawn_pooler",
+    "make_head",
+    "pool",
+]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.errors import ConfigError
+from ptuning.heads.pooler import DrawnPooler
 from ptuning.heads.pooling import Pooling, pool
 
 HeadKind = Literal["sequence", "choice", "token", "span"]
@@ -30,7 +31,8 @@ class PooledHead(nn.Module):
         hidden_size: width of hidden states.
         num_outputs: logits a sequence.
         pooling: how tokens become one vector.
-        pooler: the backbone's own pooler, frozen, for `pooling: pooler`. It is called on hidden states and not saved.
+        pooler: for `pooling: pooler`, frozen, called on hidden states. The backbone's own is not saved; one that was
+            drawn at random is part of the head and saved with it.
         dropout: on the pooled vector.
         squeeze: whether a single output loses its axis (one score a choice).
         generator: source of the random start.
@@ -51,14 +53,15 @@ class PooledHead(nn.Module):
         if pooling == "pooler" and pooler is None:
             raise ConfigError(
                 "head.pooling is `pooler`, but the backbone's checkpoint has no pretrained pooler. "
-                "Use `cls`, `mean` or `last`."
+                "Use `cls`, `mean` or `last`, or set head.missing_pooler to draw for a random one."
             )
         self.pooling: Pooling = pooling
         self.squeeze = squeeze
         self.dropout = nn.Dropout(dropout)
         self.linear = _linear(hidden_size, num_outputs, generator)
-        # A tuple keeps the frozen pooler out of this module's parameters, and so out of what is trained and saved.
+        # A tuple keeps the backbone's pooler out of this module's parameters, and so out of what is saved.
         self._pooler = (pooler,)
+        self.pooler = pooler if pooling == "pooler" and isinstance(pooler, DrawnPooler) else None
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch_size, seq_len, hidden_size) and its mask -> (batch_size, num_outputs), or (batch_size,) squeezed."""
@@ -69,6 +72,11 @@ class PooledHead(nn.Module):
             pooled = pool(hidden_states, attention_mask, self.pooling)
         logits: Tensor = self.linear(self.dropout(pooled.to(self.linear.weight.dtype)))
         return logits.squeeze(-1) if self.squeeze else logits
+
+
+def has_drawn_pooler(head: nn.Module) -> bool:
+    """Whether a head reads a pooler that was drawn at random, and so saves it."""
+    return isinstance(head, PooledHead) and head.pooler is not None
 
 
 class TokenHead(nn.Module):
