@@ -198,7 +198,7 @@ def test_files_are_read_by_their_suffix(tmp_path: Path) -> None:
         assert read_table(tmp_path / name, "classification").records == [{"text": "x"}]
     (tmp_path / "a.bio").write_text("x O\n")
     assert read_table(tmp_path / "a.bio", "token_classification").columns == ("tokens", "tags")
-    assert suffixes_for("classification") == (".jsonl", ".json", ".csv", ".parquet")
+    assert suffixes_for("classification") == (".jsonl", ".json", ".csv", ".parquet", ".tsv")
     assert ".conll" in suffixes_for("token_classification")
 
 

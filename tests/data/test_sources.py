@@ -213,10 +213,10 @@ TAGGED = {"tokens": ["a", "b"], "tags": ["B-X", "O"]}
         (
             {},
             {},
-            r"data1 is empty. Expected a directory with a train file, .*\(.jsonl, .json, .csv, .parquet\), or a Hug",
+            r"data1 is empty. Expected a directory with a train file, .*\(.jsonl, .json, .csv, .parquet, .tsv\), or a",
         ),
         ({"train.xlsx": "x"}, {}, "has no split files, only: train.xlsx. Expected a directory with a train file"),
-        ({"train.tsv": "a\tb"}, {}, "has no split files, only: train.tsv"),
+        ({"train.bio": "a\tb"}, {}, "has no split files, only: train.bio"),
         ({"train.jsonl": ""}, {}, "train.jsonl has no rows. Expected at least one"),
         ({"train.csv": "text,label\n"}, {}, "train.csv has no rows"),
         ({"test.jsonl": ROWS}, {}, r"has no train split, only test. Add a file train.jsonl \(or another of .jsonl"),
@@ -369,7 +369,7 @@ def test_files_to_predict_for_that_cannot_be_read_are_refused(folder: Folder) ->
     path = folder({"a.xyz": "x", "b.jsonl": ""})
     for name in (".", "nothing.jsonl"):
         with pytest.raises(
-            DataError, match=r"is not a file. Expected .jsonl, .json, .csv, .parquet, or JSON lines on std"
+            DataError, match=r"is not a file. Expected .jsonl, .json, .csv, .parquet, .tsv, or JSON lines"
         ):
             load_rows(path / name, "classification")
     with pytest.raises(DataError, match="a.xyz cannot be read for classification. Expected one of .jsonl"):

@@ -9,6 +9,8 @@ from ptuning.data.formats import Table, decode
 from ptuning.errors import DataError
 
 CONLL_SUFFIXES = (".conll", ".txt", ".bio", ".iob2", ".tsv")
+CONLL2003_SUFFIXES = (".train", ".testa", ".testb")
+"""Of `eng.train` and its like, the files of CoNLL-2003 as they were released."""
 _BLANKS = re.compile(r"[ \t]+")
 
 

@@ -1,4 +1,4 @@
-"""Files as tables: JSON lines, JSON (lists and SQuAD), CSV and Parquet. CoNLL columns are in `conll.py`.
+"""Files as tables: JSON lines, JSON (lists and SQuAD), CSV and Parquet. `text_formats.py` lists the others.
 
 Readers keep the values as the file has them, and remember where every record stood, so that later checks can say so.
 """
@@ -6,8 +6,10 @@ Readers keep the values as the file has them, and remember where every record st
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,8 @@ class Table:
         records: one dict a row; a column may be missing from a record.
         lines: line in the file where each record begins, from 1; None where the format has no lines.
         class_names: column -> names of its classes, where the file itself says so (Hugging Face features).
+        notes: what the user should know of how the file was read, one sentence each.
+        files: the file of each record, where the table was read from several.
     """
 
     name: str
@@ -37,10 +41,13 @@ class Table:
     records: list[dict[str, Any]]
     lines: list[int] | None = None
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: list[str] | None = None
 
     def where(self, index: int) -> str:
         """Name the place of record `index` (from 0): `train.jsonl:12`, or `train.parquet row 12`."""
-        return f"{self.name} row {index + 1}" if self.lines is None else f"{self.name}:{self.lines[index]}"
+        name = self.name if self.files is None else self.files[index]
+        return f"{name} row {index + 1}" if self.lines is None else f"{name}:{self.lines[index]}"
 
     def text_columns(self) -> tuple[str, ...]:
         """Return the columns that hold strings other than numbers (all cells of a CSV file are strings)."""
@@ -80,28 +87,34 @@ def table_of(name: str, records: list[dict[str, Any]], lines: list[int] | None =
 
 
 def read_table(path: Path, kind: str) -> Table:
-    """Read a file by its suffix.
+    """Read a file by its name, or a directory that holds one split (CoNLL-2005, CoNLL-2012); `.gz` is unpacked.
 
     Raises:
-        DataError: the file cannot be read, is not what its suffix says, or has no rows.
+        DataError: the file cannot be read, is not what its name says, or has no rows.
     """
-    from ptuning.data.conll import CONLL_SUFFIXES, read_conll
+    from ptuning.data.super_glue import flatten
+    from ptuning.data.text_formats import read_directory, text_reader
 
-    suffix = path.suffix.lower()
+    name = path.name.lower().removesuffix(".gz")
+    suffix = Path(name).suffix
     try:
-        if suffix == ".jsonl":
-            with path.open("rb") as stream:
-                table = read_json_lines(stream, str(path))
+        if path.is_dir():
+            table = read_directory(path, kind)
+        elif suffix == ".jsonl":
+            # Bytes, not a stream of a packed file: damage shows before the first line is looked at.
+            with io.BytesIO(read_bytes(path)) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+                table = flatten(read_json_lines(stream, str(path)))
         elif suffix == ".json":
-            table = read_json(path.read_bytes(), str(path), kind)
+            table = read_json(read_bytes(path), str(path), kind)
         elif suffix == ".csv":
-            table = read_csv(path.read_bytes(), str(path))
+            table = read_csv(read_bytes(path), str(path))
         elif suffix == ".parquet":
             table = read_parquet(path)
-        elif suffix in CONLL_SUFFIXES and kind == "token_classification":
-            table = read_conll(path.read_bytes(), str(path))
         else:
-            raise DataError(f"{path} cannot be read for {kind}. Expected one of {', '.join(suffixes_for(kind))}.")
+            reader = text_reader(path.name, kind)
+            if reader is None:
+                raise DataError(f"{path} cannot be read for {kind}. Expected one of {', '.join(suffixes_for(kind))}.")
+            table = reader(read_bytes(path), str(path))
     except OSError as error:
         raise DataError(
             f"{path} cannot be opened: {error.strerror or error}. Check the path and its rights."
@@ -111,11 +124,30 @@ def read_table(path: Path, kind: str) -> Table:
     return table
 
 
-def suffixes_for(kind: str) -> tuple[str, ...]:
-    """Return the file suffixes that data of this kind may have."""
-    from ptuning.data.conll import CONLL_SUFFIXES
+def read_bytes(path: Path) -> bytes:
+    """Read a file, unpacking it where its name ends in `.gz`.
 
-    return TABLE_SUFFIXES + (CONLL_SUFFIXES if kind == "token_classification" else ())
+    Raises:
+        DataError: it is packed and damaged.
+        OSError: it cannot be opened.
+    """
+    data = path.read_bytes()
+    if not path.name.lower().endswith(".gz"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be unpacked ({error}). Expected a whole gzip file, as its name says; get it again, or "
+            "take .gz off its name where it is not packed."
+        ) from error
+
+
+def suffixes_for(kind: str) -> tuple[str, ...]:
+    """Return the file suffixes that data of this kind may have, each also with `.gz` after it (but Parquet)."""
+    from ptuning.data.text_formats import TEXT_SUFFIXES
+
+    return TABLE_SUFFIXES + TEXT_SUFFIXES.get(kind, ())
 
 
 def decode(data: bytes, name: str, first_line: int = 1) -> str:

@@ -102,4 +102,5 @@ class Template:
             table.lines,
             {self.label: classes} if classes else {},
             table.notes,
+            table.files,
         )
