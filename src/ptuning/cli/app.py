@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ptuning.cli import backbones, demo, evaluate, info, predict, tasks, train
+from ptuning.cli import backbones, demo, evaluate, info, multitask, predict, tasks, train
 from ptuning.version import __version__
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _options(
 for _name, _module in (
     ("demo", demo),
     ("train", train),
+    ("multitask", multitask),
     ("evaluate", evaluate),
     ("predict", predict),
     ("info", info),

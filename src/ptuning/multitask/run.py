@@ -1,0 +1,294 @@
+"""All runs of multi-task training, one after another on one backbone.
+
+    runs/ner/
+      config.yaml               resolved, complete, replayable
+      results.json              every score, and for each data set mean and deviation over seeds
+      seed-11/shared/           the shared stage (see `shared.py`)
+      seed-11/multi/NAME/       a run on one data set from the shared prompts on
+      seed-11/single/NAME/      a run on it alone, with as many optimizer steps as it had in both stages above
+
+What was stopped at any moment goes on with `resume=True`: finished runs are not repeated, and the one that was stopped
+goes on exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ptuning.backbones.loading import Backbone
+from ptuning.checkpoint import FILES as PROMPT_FILES
+from ptuning.config import PromptsConfig, RunConfig
+from ptuning.errors import ConfigError, DataError
+from ptuning.multitask.results import RESULTS_NAME, MultitaskResult, Stage, StageResult
+from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
+from ptuning.multitask.shared import TASKS_NAME, SharedResult, train_shared
+from ptuning.storage import replace_file
+from ptuning.training.assembly import assemble_model
+from ptuning.training.directory import (
+    CONFIG_NAME,
+    PROMPT_NAME,
+    check_settings,
+    check_start,
+    claimed,
+    clear_directory,
+)
+from ptuning.training.execution import one_process
+from ptuning.training.reporting import Reporter, Silent
+from ptuning.training.run import (
+    PreparedTask,
+    RunResult,
+    load_backbone_of,
+    prepare_task,
+    resolve_config,
+    train,
+    with_absolute_paths,
+)
+
+_SEED_NAME = re.compile(r"seed-\d+")
+
+
+def train_multitask(
+    config: MultitaskConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    backbone: Backbone | None = None,
+    report_for: Callable[[str], Reporter] | None = None,
+) -> MultitaskResult:
+    """Trains shared prompts, then each data set from them on, and each alone to compare.
+
+    Args:
+        config: settings, of `load_multitask_config`.
+        resume: go on with what is in the output directory. Seeds may be added, and so may runs alone.
+        overwrite: delete what is there.
+        backbone: one that is loaded already, on the device to use. Without it, it is loaded by its name.
+        report_for: makes who is told about a run, from its label; nobody by default.
+
+    Returns:
+        What all runs reached; also written to `results.json`.
+
+    Raises:
+        ConfigError: settings that contradict each other, a task, or the backbone; or the output is taken.
+        DataError: the data are not what their task needs.
+        BackboneError: the backbone cannot be loaded or given prompts.
+        CheckpointError: there is nothing to resume, or it is damaged or of other settings.
+        TrainingError: the loss is not finite, or memory ran out.
+    """
+    report_for = report_for or (lambda label: Silent())
+    output = _output_directory(config)
+    check_start(output, resume=resume, overwrite=overwrite)
+    old = [] if resume else _old_runs(output)
+    for directory in old:
+        _check_can_go(directory)
+    one_process()
+    config = _with_absolute_paths(config)
+    backbone = backbone or load_backbone_of(_run_config(config, next(iter(config.tasks)), config.seeds[0], output, 1))
+    prepared = _prepare(config, config.seeds[0], backbone, report_for("data"))
+    config = _resolve(config, prepared, backbone, output)
+    _check_model(config, prepared, backbone, output)  # nothing old goes for settings that do not fit
+    with claimed(output):
+        check_start(output, resume=resume, overwrite=overwrite)  # again: nobody else writes from here on
+        if resume:
+            may_differ = ("output", "seeds", "single")  # none of them changes a run that is there
+            check_settings(output, config, load_multitask_config, may_differ=may_differ, command="multitask")
+        for directory in old:
+            _clear(directory)
+        (output / RESULTS_NAME).unlink(missing_ok=True)
+        if not resume:
+            clear_directory(output)
+        replace_file(output / CONFIG_NAME, config.to_yaml())
+        runs: list[StageResult] = []
+        for seed in config.seeds:
+            if seed != config.seeds[0]:  # other rows may be held out
+                prepared = _prepare(config, seed, backbone, Silent())
+            runs += _train_seed(config, seed, prepared, backbone, output, report_for)
+        metrics = {name: _metric_of(config, name, task) for name, task in prepared.items()}
+        result = MultitaskResult(output, config, metrics, runs)
+        replace_file(output / RESULTS_NAME, result.to_json())
+    return result
+
+
+def _train_seed(
+    config: MultitaskConfig,
+    seed: int,
+    prepared: Mapping[str, PreparedTask],
+    backbone: Backbone,
+    output: Path,
+    report_for: Callable[[str], Reporter],
+) -> list[StageResult]:
+    """All runs of one seed."""
+    top = output / f"seed-{seed}"
+    directory = top / "shared"
+    of_all = config.shared_steps * len(prepared)
+    resolved = {
+        name: resolve_config(_run_config(config, name, seed, directory, of_all), task, backbone, directory)
+        for name, task in prepared.items()
+    }
+    shared = train_shared(
+        config.model_copy(update={"seeds": [seed], "single": False, "output": str(directory)}),
+        resolved,
+        prepared,
+        backbone,
+        directory,
+        resume=_is_there(directory),
+        report=report_for(f"seed {seed}, shared"),
+    )
+    runs = [_of_shared(shared, seed, name, output) for name in prepared]
+
+    def run(stage: Stage, name: str, steps: int, prompts: PromptsConfig) -> StageResult:
+        place = top / stage / name
+        settings = _run_config(config, name, seed, place, steps).model_copy(update={"prompts": prompts})
+        is_there = _is_there(place)
+        result = train(
+            settings,
+            resume=is_there,
+            overwrite=not is_there,
+            backbone=backbone,
+            prepared=prepared[name],
+            report=_Quieter(report_for(f"seed {seed}, {stage} {name}")),
+        )
+        return _of_run(result, stage, seed, name, output)
+
+    # The MLP, if there was one, is folded: what goes on are the prompts that it made.
+    start = {"init": str(directory.resolve()), "init_text": None, "reparameterization": "none"}
+    from_shared = config.prompts.model_copy(update=start)
+    runs += [run("multi", name, config.steps - config.shared_steps, from_shared) for name in prepared]
+    if config.single:
+        runs += [run("single", name, config.steps, config.prompts) for name in prepared]
+    return runs
+
+
+def _run_config(config: MultitaskConfig, name: str, seed: int, output: Path, steps: int) -> RunConfig:
+    """The settings of a run on one of the data sets."""
+    task = config.tasks[name]
+    return RunConfig(
+        task=task.task,
+        backbone=config.backbone,
+        revision=config.revision,
+        data=task.data,
+        prompts=config.prompts,
+        head=config.head,
+        training=config.training.model_copy(update={"seed": seed, "max_steps": steps}),
+        output=str(output),
+    )
+
+
+def _prepare(config: MultitaskConfig, seed: int, backbone: Backbone, report: Reporter) -> dict[str, PreparedTask]:
+    prepared = {}
+    for name in config.tasks:
+        with _named(name):
+            prepared[name] = prepare_task(_run_config(config, name, seed, Path(), 1), backbone)
+        for note in prepared[name].data.notes:
+            report.note(f"{name}: {note}")
+    return prepared
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says which data set an error is about."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"tasks.{name}: {error}") from error
+
+
+def _metric_of(config: MultitaskConfig, name: str, task: PreparedTask) -> str:
+    with _named(name):
+        return task.kind.resolve_metric(config.training.metric or task.task.metric)
+
+
+def _with_absolute_paths(config: MultitaskConfig) -> MultitaskConfig:
+    tasks = {}
+    for name, task in config.tasks.items():
+        run = with_absolute_paths(_run_config(config, name, config.seeds[0], Path(), 1))
+        tasks[name] = task.model_copy(update={"data": run.data})
+    return config.model_copy(update={"tasks": tasks, "backbone": run.backbone, "prompts": run.prompts})
+
+
+def _resolve(
+    config: MultitaskConfig, prepared: Mapping[str, PreparedTask], backbone: Backbone, output: Path
+) -> MultitaskConfig:
+    """Fills in what was left to defaults that depend on the backbone."""
+    for name, task in prepared.items():
+        with _named(name):
+            run = resolve_config(_run_config(config, name, config.seeds[0], output, 1), task, backbone, output)
+    known = {name: getattr(run.training, name) for name in ("head_learning_rate", "precision")}
+    training = config.training.model_copy(update=known)
+    return config.model_copy(
+        update={"revision": run.revision, "head": run.head, "training": training, "output": str(output)}
+    )
+
+
+def _check_model(
+    config: MultitaskConfig, prepared: Mapping[str, PreparedTask], backbone: Backbone, output: Path
+) -> None:
+    name, task = next(iter(prepared.items()))
+    run = _run_config(config, name, config.seeds[0], output, 1)
+    assemble_model(run, backbone, task.kind, task.train).detach()
+
+
+def _output_directory(config: MultitaskConfig) -> Path:
+    if config.output is not None and not config.output.strip():
+        raise ConfigError("output is empty, expected the directory of all runs. Name one, or leave --output out.")
+    return Path(config.output or "runs/multitask")
+
+
+def _is_there(directory: Path) -> bool:
+    return (directory / CONFIG_NAME).exists()
+
+
+def _old_runs(output: Path) -> list[Path]:
+    """Directories of runs that multi-task training has written."""
+    seeds = [path for path in sorted(output.glob("seed-*")) if path.is_dir() and _SEED_NAME.fullmatch(path.name)]
+    found = [
+        path for seed in seeds for pattern in ("shared", "multi/*", "single/*") for path in sorted(seed.glob(pattern))
+    ]
+    return [path for path in found if path.is_dir()]
+
+
+def _check_can_go(directory: Path) -> None:
+    check_start(directory, resume=False, overwrite=True)
+    for prompt in (directory / TASKS_NAME).glob("*"):
+        foreign = sorted({path.name for path in prompt.iterdir()} - set(PROMPT_FILES)) if prompt.is_dir() else [prompt]
+        if foreign:
+            raise ConfigError(
+                f"{prompt} holds {', '.join(map(str, foreign))}, which no run has written, and would be deleted with "
+                "it. Move that away, or use another --output."
+            )
+
+
+def _clear(directory: Path) -> None:
+    """Deletes a run, and the directories that it leaves empty."""
+    for prompt in (directory / TASKS_NAME).glob("*"):
+        for name in PROMPT_FILES:
+            (prompt / name).unlink(missing_ok=True)
+        prompt.rmdir()
+    clear_directory(directory)
+    leftover = [directory / TASKS_NAME, directory / "checkpoints", directory, *list(directory.parents)[:2]]
+    for path in leftover:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _of_shared(shared: SharedResult, seed: int, name: str, output: Path) -> StageResult:
+    prompt = (shared.directory / TASKS_NAME / name).relative_to(output)
+    metrics = shared.metrics[name]
+    return StageResult("shared", seed, name, metrics, shared.best_epoch, shared.steps, shared.seconds, str(prompt))
+
+
+def _of_run(result: RunResult, stage: Stage, seed: int, name: str, output: Path) -> StageResult:
+    prompt = (result.directory / PROMPT_NAME).relative_to(output)
+    return StageResult(stage, seed, name, result.metrics, result.best_epoch, result.steps, result.seconds, str(prompt))
+
+
+class _Quieter:
+    """Passes on all but the notes on the data, which were given once for all runs."""
+
+    def __init__(self, report: Reporter) -> None:
+        self.warn, self.start, self.step = report.warn, report.start, report.step
+        self.evaluated, self.stop = report.evaluated, report.stop
+
+    def note(self, text: str) -> None: ...
