@@ -74,10 +74,10 @@ def evaluate(
     predictor = load(directory, backbone, device=device)
     try:
         task = predictor.tasks[0]
-        _check_split(split, task)
+        check_split(split, task)
         if fit_threshold:
             _check_can_be_fitted(task)
-        run = _run_config(task.directory)
+        run = run_config_of(task.directory)
         is_own = run is not None and data is None
         loaded = (
             _load_as_training_did(run, task, split)
@@ -114,7 +114,7 @@ def _load_as_training_did(run: RunConfig, task: LoadedTask, split: Split) -> Tas
 def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfig | None) -> TaskData:
     """The rows of other data, or those of a prompt that is in no run."""
     saved = task.saved.task or {}
-    preset = _preset(task, needs_source=data is None)
+    preset = preset_of(task, needs_source=data is None)
     source = preset.source if data is None else str(data)
     if source is None:
         raise ConfigError(
@@ -137,14 +137,19 @@ def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfi
     )
 
 
-def _preset(task: LoadedTask, *, needs_source: bool) -> Task:
+def preset_of(task: LoadedTask, *, needs_source: bool) -> Task:
     """The preset that a prompt was trained for; its bare kind where this version does not have it."""
     name = str((task.saved.task or {})["name"])
     return get_task(name if name in PRESETS or needs_source else task.kind.name)
 
 
-def _check_split(split: Split, task: LoadedTask) -> None:
-    known = (*SPLIT_NAMES, *_preset(task, needs_source=False).more_splits)
+def check_split(split: Split, task: LoadedTask) -> None:
+    """Checks that the task may have a split of this name.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    known = (*SPLIT_NAMES, *preset_of(task, needs_source=False).more_splits)
     if split not in known:
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(known)}. Name one of those.")
 
@@ -176,7 +181,7 @@ def _notes(loaded: TaskData, task: LoadedTask, split: Split, run: RunConfig | No
     )
 
 
-def _run_config(prompt: Path) -> RunConfig | None:
+def run_config_of(prompt: Path) -> RunConfig | None:
     """The settings of the run that a prompt directory is in, or None for a prompt on its own."""
     path = prompt.parent / CONFIG_NAME
     return load_config(path) if prompt.name == "prompt" and path.is_file() else None
