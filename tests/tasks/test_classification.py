@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import ptuning
 from ptuning.data import TaskData
 from ptuning.errors import ConfigError, DataError
 from ptuning.evaluation import evaluate
@@ -101,6 +102,9 @@ def test_groups_of_a_column_are_scored_when_a_run_is_evaluated(tiny_run: Any, tm
     result = train(config)
     assert 0 <= result.metrics["exact_match"] <= result.metrics["accuracy"]
     assert evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics)
+    predictor = ptuning.load(tmp_path / "run")
+    assert predictor.predict([{"text": "a lamp"}])[0]["label"] in WORDS  # a group is for scores only
+    predictor.close()
 
 
 def test_from_data_takes_the_label_names() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ptuning.data.columns import KIND_ROLES, LABEL_ROLES, resolve_columns
+from ptuning.data.columns import KIND_ROLES, LABEL_ROLES, NAME_ROLES, resolve_columns
 from ptuning.data.formats import Table, read_json_lines, read_table, suffixes_for, table_of
 from ptuning.data.rows import Row, read_rows, short
 from ptuning.data.template import Template
@@ -99,7 +99,7 @@ def prediction_rows(
             overrides[role] = column
         elif role in table.columns:
             overrides[role] = role  # rows may also use the roles' own names
-        elif role not in (*LABEL_ROLES, "id") and not _has_stand_in(role, table.columns):
+        elif role not in (*LABEL_ROLES, *NAME_ROLES) and not _has_stand_in(role, table.columns):
             nearest = difflib.get_close_matches(column, table.columns, n=1)
             hint = f"Did you mean {nearest[0]!r}?" if nearest else "Rename one, or add it."
             raise DataError(
