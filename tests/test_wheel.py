@@ -18,12 +18,15 @@ def test_the_wheel_carries_the_data_and_works_without_the_checkout(tmp_path: Pat
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
     source = PROJECT / "src"
-    expected = {path.relative_to(source) for path in source.rglob("*") if path.suffix in (".py", ".typed", ".jsonl")}
+    expected = {path.relative_to(source) for path in source.rglob("*") if path.suffix in (".py", ".typed", ".jsonl", ".yaml")}
     assert expected == {path.relative_to(unpacked) for path in (unpacked / "ptuning").rglob("*") if path.is_file()}
     code = (
         "import ptuning\n"
         "from ptuning.data.sources import load_data, source_directory\n"
+        "from ptuning.config import load_config\n"
         f"assert ptuning.__file__.startswith({str(unpacked)!r}), ptuning.__file__\n"
+        "paper = load_config(None, {'task': 'super_glue/rte', 'backbone': 'roberta-large', 'recipe': 'paper'})\n"
+        "assert paper.prompts.prompt_length == 128, paper\n"
         "print(len(load_data(source_directory('package:helpdesk/tickets'), kind='classification').train))\n"
     )
     # -P and PYTHONPATH: the checkout, which is installed as editable, must not be what is found.

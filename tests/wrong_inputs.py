@@ -324,6 +324,26 @@ def _(directory: Path) -> object:
     return load_config(None, {"task": "classification", "recipe": str(directory / "mine.yaml")})
 
 
+@_case("config", "the paper's settings for a backbone that has none")
+def _(directory: Path) -> object:
+    return load_config(None, {"task": "super_glue/rte", "backbone": "bert-base-cased", "recipe": "paper"})
+
+
+@_case("config", "the paper's settings for a task that has none")
+def _(directory: Path) -> object:
+    return load_config(None, {"task": "imdb", "backbone": "roberta-large", "recipe": "paper"})
+
+
+@_case("config", "the paper's settings without a task")
+def _(directory: Path) -> object:
+    return load_config(None, {"backbone": "roberta-large", "recipe": "paper"})
+
+
+@_case("config", "a name that no shipped recipe has")
+def _(directory: Path) -> object:
+    return load_config(None, {"task": "super_glue/rte", "recipe": "paper/super_glue/rte/roberta-larg"})
+
+
 @_case("config", "init: text without a text")
 def _(directory: Path) -> object:
     return load_config(None, {"task": "classification", "prompts.init": "text"})

@@ -129,7 +129,7 @@ def test_values_of_set_are_yaml(settings_of: Callable[..., RunConfig]) -> None:
         ),
         (["--task", "clasification"], "error: there is no task 'clasification', expected a preset or a kind of task."),
         (["missing.yaml"], "error: the config missing.yaml cannot be read: No such file or directory."),
-        (["--task", "classification", "--recipe", "papr"], "error: recipe is 'papr', expected `default` or the path"),
+        (["--task", "classification", "--recipe", "papr"], "error: recipe is 'papr', expected `default`, `paper`"),
     ],
 )
 def test_wrong_use_is_one_line_and_2(

@@ -27,7 +27,7 @@ def command(
     task: Annotated[str | None, typer.Option(help="Preset or kind of task; see `ptuning tasks`.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Hugging Face name, local directory, or minilm.")] = None,
     data: Annotated[str | None, typer.Option(help="Directory with train/validation files, or a data set name.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, or a YAML file with settings to start from.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="default, paper, a recipe's name, or a YAML file.")] = None,
     output: Annotated[Path | None, typer.Option(help="Directory of the run. Default: runs/TASK-DATA.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=5.")

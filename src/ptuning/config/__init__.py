@@ -6,6 +6,7 @@ Precedence: defaults < recipe < file < overrides (flags, then `--set`). All prob
 """
 
 from ptuning.config.loading import load_config, parse_settings
+from ptuning.config.recipes import ShippedRecipe, shipped_recipes
 from ptuning.config.settings import DataConfig, HeadConfig, PromptsConfig, RunConfig, TrainingConfig, setting_names
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "HeadConfig",
     "PromptsConfig",
     "RunConfig",
+    "ShippedRecipe",
     "TrainingConfig",
     "load_config",
     "parse_settings",
     "setting_names",
+    "shipped_recipes",
 ]

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ptuning.config.problems import all_problems
+from ptuning.config.recipes import find_recipe
 from ptuning.config.settings import RunConfig, group_names
 from ptuning.config.text import Loader, read_yaml, yaml_problem
 from ptuning.errors import ConfigError
@@ -30,7 +31,11 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     overrides = dict(overrides or {})
     settings = _read_settings(path, RunConfig) if path is not None else {}
     recipe = overrides.get("recipe", settings.get("recipe", "default"))
-    merged: dict[str, Any] = {} if recipe == "default" else _read_settings(_recipe_path(recipe), RunConfig)
+    merged: dict[str, Any] = {}
+    if recipe != "default":
+        task, backbone = (overrides.get(key, settings.get(key)) for key in ("task", "backbone"))
+        default_backbone = RunConfig.model_fields["backbone"].default
+        merged = _read_settings(find_recipe(recipe, task, backbone or default_backbone), RunConfig)
     _lay_over(merged, settings)
     return _validated(RunConfig, merged, overrides, path)
 
@@ -92,13 +97,6 @@ def _read_settings(path: str | Path, model: type[BaseModel]) -> dict[str, Any]:
     """A file's settings, without groups whose lines are all commented out."""
     groups = group_names(model)
     return {key: value for key, value in read_yaml(path).items() if value is not None or key not in groups}
-
-
-def _recipe_path(recipe: Any) -> Path:
-    path = Path(str(recipe))
-    if not path.is_file():
-        raise ConfigError(f"recipe is {recipe!r}, expected `default` or the path of a YAML file. Check the path.")
-    return path
 
 
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:

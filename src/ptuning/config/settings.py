@@ -144,7 +144,10 @@ class RunConfig(Settings):
     """Everything a run needs; saved beside its results as config.yaml."""
 
     task: str = Field(description="a preset such as helpdesk/tickets, or a kind such as classification")
-    recipe: str = Field("default", description="default, or the path of a file with settings")
+    recipe: str = Field(
+        "default",
+        description="default, paper (picked by task and backbone), the name of a shipped recipe, or the path of a file",
+    )
     backbone: str = Field("minilm", description="a Hugging Face name, a local directory, or minilm")
     revision: str | None = Field(None, description="commit, branch or tag of the backbone on the hub")
     method: Literal["p-tuning-v2"] = Field("p-tuning-v2", description="what is trained")
