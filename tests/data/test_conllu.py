@@ -80,6 +80,13 @@ def test_a_span_of_a_head_is_one_stretch() -> None:
     assert read_conllu(text.encode(), "a").records[0]["tags"] == ["O", "B-V", "B-A1"]
 
 
+def test_a_predicate_at_an_empty_node_is_passed_over_with_its_column() -> None:
+    text = _row(1, 2, "_", "A0", "A1") + _row("1.1", "_", "be.01", "V", "_") + _row(2, 0, "go.01", "_", "V")
+    assert [(record["predicate"], record["tags"]) for record in read_conllu(text.encode(), "a").records] == [
+        ("go.01", ["B-A1", "B-V"])
+    ]
+
+
 def _row(number: object, head: object, *rest: str) -> str:
     return "\t".join([str(number), "w", "w", "X", "X", "_", str(head), "dep", "_", "_", *rest]) + "\n"
 

@@ -14,6 +14,7 @@ edges of a stretch is cut off. So a span never covers the predicate, and spans o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ _COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "D
 _PREDICATES = ("UP:PRED", "UP:PREDS")
 _SPANS, _HEADS = "UP:ARGSPANS", "UP:ARGHEADS"
 _EMPTY = ("_", "")
+_MULTIWORD = re.compile(r"\d+-\d+")
+_EMPTY_NODE = re.compile(r"\d+\.\d+")
 
 Span = tuple[int, int, str, str]
 """First word, word after the last (both from 0), label, and the place for messages."""
@@ -34,16 +37,17 @@ Span = tuple[int, int, str, str]
 def read_conllu(data: bytes, name: str) -> Table:
     """Read a record a predicate: `id` (sent_id:word), `tokens`, `predicate_index`, `predicate` (roleset) and `tags`.
 
-    Lines of multiword tokens (`1-2`) and of empty nodes (`1.1`) are skipped, annotations at them too. A line may have
-    the ten columns alone: a word without annotations.
+    Lines of multiword tokens (`1-2`) and of empty nodes (`1.1`) are skipped, annotations at them too; a predicate at
+    an empty node may have a column of arguments or none. A line may have the ten columns alone: a word without
+    annotations.
 
     Raises:
         DataError: columns, numbers or spans are not as they should be; the message names the line.
     """
     records: list[dict[str, Any]] = []
     lines: list[int] = []
-    for header, identity, words in _sentences(data, name):
-        sentence = _Sentence(header, words)
+    for header, identity, lines_of_sentence in _sentences(data, name):
+        sentence = _Sentence(header, lines_of_sentence)
         for record, number in sentence.records():
             records.append(record if identity is None else {"id": f"{identity}:{record['predicate_index']}", **record})
             lines.append(number)
@@ -51,7 +55,7 @@ def read_conllu(data: bytes, name: str) -> Table:
 
 
 def _sentences(data: bytes, name: str) -> Iterator[tuple[list[str], str | None, list[WordLine]]]:
-    """Yield columns, sent_id and words of each sentence."""
+    """Yield columns, sent_id, and lines (words and empty nodes) of each sentence that has words."""
     header: list[str] = []
     identity: str | None = None
     words: list[WordLine] = []
@@ -65,11 +69,10 @@ def _sentences(data: bytes, name: str) -> Iterator[tuple[list[str], str | None, 
                 identity = value.strip()
         elif text:
             cells = text.split("\t")
-            if cells[0].replace("-", "").replace(".", "").isdigit() and not cells[0].isdigit():
-                continue
-            words.append(WordLine(f"{name}:{number}", number, cells))
+            if not _MULTIWORD.fullmatch(cells[0]):
+                words.append(WordLine(f"{name}:{number}", number, cells))
         else:
-            if words:
+            if any(not _EMPTY_NODE.fullmatch(word.cells[0]) for word in words):
                 yield header, identity, words
             identity, words = None, []
 
@@ -77,7 +80,9 @@ def _sentences(data: bytes, name: str) -> Iterator[tuple[list[str], str | None, 
 class _Sentence:
     """The words of one sentence, and the column of each name."""
 
-    def __init__(self, header: list[str], words: list[WordLine]) -> None:
+    def __init__(self, header: list[str], lines: list[WordLine]) -> None:
+        words = [line for line in lines if not _EMPTY_NODE.fullmatch(line.cells[0])]
+        self.lines = lines
         self.words = words
         self.first_arguments: int | None = None
         if not header:
@@ -128,14 +133,26 @@ class _Sentence:
         """Yield the record of each predicate, and its line."""
         assert self.predicate_column is not None
         column = self.predicate_column
-        predicates = [index for index, word in enumerate(self.words) if word.cells[column] not in _EMPTY]
-        num_columns = self.width - (self.first_arguments or self.width)
-        if self.first_arguments is not None and num_columns != len(predicates):
-            raise DataError(
-                f"{self.words[0].place}: the sentence has {len(predicates)} predicates, but {num_columns} columns of "
-                "arguments. Expected one column a predicate, after the column of rolesets; correct the sentence."
-            )
-        for turn, index in enumerate(predicates):
+        place_of = {word.number: index for index, word in enumerate(self.words)}
+        # The predicates of the sentence, None for those at empty nodes.
+        places = [
+            place_of.get(line.number)
+            for line in self.lines
+            if len(line.cells) > column and line.cells[column] not in _EMPTY
+        ]
+        predicates = [index for index in places if index is not None]
+        if self.first_arguments is not None:
+            num_columns = self.width - self.first_arguments
+            if num_columns not in (len(predicates), len(places)):
+                raise DataError(
+                    f"{self.words[0].place}: the sentence has {len(predicates)} predicates, but {num_columns} columns "
+                    "of arguments. Expected one column a predicate, after the column of rolesets; correct the sentence."
+                )
+            if num_columns == len(predicates):
+                places = list(predicates)
+        for turn, index in enumerate(places):
+            if index is None:
+                continue
             word = self.words[index]
             record: dict[str, Any] = {
                 "tokens": [word.cells[self.at["FORM"]] for word in self.words],
