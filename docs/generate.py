@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,7 @@ def pages() -> Iterator[tuple[str, str]]:
         ("settings.md", "Settings", settings()),
         ("backbones.md", "Backbones", backbones()),
         ("tasks.md", "Tasks", tasks()),
+        ("recipes.md", "Recipes", recipes()),
         ("errors.md", "Wrong inputs and what is said about them", errors()),
     ):
         yield name, "\n".join([f"# {title}", "", _NOTE, "", *body]).rstrip() + "\n"
@@ -232,6 +234,91 @@ def _about(kind: type) -> list[str]:
     """The class's docstring without its arguments."""
     text = inspect.cleandoc(kind.__doc__ or "")
     return text.split("\nArgs:")[0].rstrip().splitlines()
+
+
+_ABOUT_RECIPES = """
+A recipe is a file of settings below your own: defaults < recipe < file < flags < `--set`.
+
+- `--recipe default`: what [settings.md](settings.md) says, chosen for few steps. What you get without the option.
+- `--recipe paper`: the settings that the official P-Tuning v2 code was released with, picked by the task and by the
+  last part of the backbone's name (`roberta-large`, `FacebookAI/roberta-large`, `/models/roberta-large/`).
+- `--recipe paper/super_glue/rte/roberta-large`: one of the table below by name, with any task and backbone.
+- `--recipe mine.yaml`: a file of yours.
+
+What the paper did, and the same with another seed:
+
+    ptuning train --task super_glue/rte --backbone roberta-large --recipe paper
+    ptuning train --task super_glue/rte --backbone roberta-large --recipe paper --set training.seed=44
+
+`official` settings are those of the twenty scripts in `run_script/` of THUDM/P-tuning-v2 (at b1520c9). `ours` are for
+tasks and backbones for which no script was released; each file says which script they were taken from and what we set
+ourselves. None of these, official or ours, has been run here with these backbones: the numbers in the table are those
+of the official README, for the best epoch on the validation rows (NER and SRL: as given there). It calls the best
+settings sensitive to the environment. The paper's own numbers (arXiv 2110.07602, Tables 2 and 3) are not repeated.
+
+## What is as in the official code
+
+Prompts from N(0, 0.02) at all layers, with dropout on keys and values, a mask for each row; positions shifted by the
+prompt length; the backbone frozen in training mode, its dropout (all but that of attention weights) at the script's
+rate; the frozen pooler of the checkpoint under the head; one learning rate for prompts and head; AdamW without weight
+decay, gradients clipped at norm 1; no warmup; linear decay to 0 (SuperGLUE, GLUE), or times 0.95 after each epoch
+(NER, SRL, QA); fp32; the best epoch by the same metric; the input formats of `tasks/*/dataset.py`.
+
+A checkpoint without a pooler gets one drawn at random (`head.missing_pooler: draw`), which stays frozen, as there. It
+is saved with the prompt, as `pooler.*`.
+
+## What differs
+
+- **Optimizer.** There, transformers' own AdamW (4.11) adds epsilon before the bias correction; `torch.optim.AdamW`
+  adds it after. It matters where gradients are about as small as epsilon.
+- **Random numbers.** The same seed draws other numbers and another order of rows. Batches hold rows of similar length
+  here; there every row is padded to the maximum length, which costs time.
+- **Lengths.** There, NER and SRL cut at 512 tokens, which with shifted positions can run past the position table. The
+  recipes leave the prompts their share: `data.max_length` is 512 minus the prompt length. Words that the task needs
+  are never cut.
+- **Question answering.** All spans of a window are compared, not those of the 20 best starts and ends.
+- **Selection.** CoLA and STS-B ask for an accuracy there that these sets do not have; here Matthews and Pearson
+  correlation.
+- **DeBERTa.** Its head for sentences has a pooler of its own there (gelu), which is new and trained. Here a head
+  reads what `head.pooling` says and nothing in between is trained; for sentences with DeBERTa set
+  `head.pooling` to `cls`. The recipes for DeBERTa are of tagging and question answering alone, which have no pooler.
+- **CoNLL-2012 with BERT.** The script of that name starts from roberta-large; see the file.
+"""
+
+_RESULT = re.compile(r"^# Official README: (.*?), best after epoch (\d+) of", re.MULTILINE)
+
+
+def recipes() -> list[str]:
+    """The shipped recipes, from their files."""
+    from ptuning.config import load_config, shipped_recipes
+    from ptuning.config.recipes import RECIPES
+
+    lines = [
+        *_ABOUT_RECIPES.strip().splitlines(),
+        "",
+        "## Shipped",
+        "",
+        "Lengths in tokens, of prompts and of texts.",
+        "",
+    ]
+    lines += _header(
+        "recipe", "backbone", "settings", "prompt", "text", "learning rate", "epochs", "batch", "README (best epoch)"
+    )
+    for name, one in shipped_recipes().items():
+        config = load_config(None, {"recipe": name})
+        result = _RESULT.search((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+        training = config.training
+        cells = [config.prompts.prompt_length, config.data.max_length, training.learning_rate, training.epochs]
+        lines.append(
+            _row(
+                f"`{name}`",
+                f"`{one.backbone}`",
+                one.origin,
+                *(f"{cell:g}" for cell in [*cells, training.batch_size] if cell is not None),
+                f"{result[1]} ({result[2]})" if result else "-",
+            )
+        )
+    return lines
 
 
 def errors() -> list[str]:
