@@ -221,6 +221,11 @@ def _tiny_rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
             tokens = [*words[:place], colour, town, *words[place:]]
             tags = ["O"] * place + ["B-COLOUR", "B-PLACE"] + ["O"] * (len(words) - place)
             rows.append({"tokens": tokens, "ner_tags": tags})
+        elif kind == "semantic_role_labeling":
+            tokens = ["the", *words[:place], "is", colour, "in", town, *words[place:]]
+            before = ["B-A1", *["I-A1"] * place] if place else ["O"]
+            tags = [*before, "B-V", "B-A2", "B-AM-LOC", "I-AM-LOC", *["O"] * (len(words) - place)]
+            rows.append({"id": f"s{index}", "tokens": tokens, "predicate_index": place + 1, "tags": tags})
         elif kind == "cloze":
             entities = draw.sample(_COLOURS, k=draw.randint(2, 4))
             passage = f"the {words[0]} is {entities[0]}.\n@highlight\n{' '.join(entities[1:])} {words[1]}"

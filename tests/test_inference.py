@@ -20,6 +20,7 @@ SHAPES = {
     "regression": lambda example: (1,),
     "multiple_choice": lambda example: (len(example.sequences),),
     "token_classification": lambda example: (example.length, 3),
+    "semantic_role_labeling": lambda example: (example.length, 7),
     "question_answering": lambda example: (example.length, 2),
     "cloze": lambda example: (2,),
 }

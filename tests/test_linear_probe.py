@@ -18,7 +18,15 @@ from ptuning.tasks.multiple_choice import MultipleChoice
 from ptuning.tasks.question_answering import QuestionAnswering
 from ptuning.training.run import PreparedTask, prepare_task
 
-KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering", "cloze")
+KINDS = (
+    "classification",
+    "regression",
+    "multiple_choice",
+    "token_classification",
+    "semantic_role_labeling",
+    "question_answering",
+    "cloze",
+)
 
 
 @pytest.fixture

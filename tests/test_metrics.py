@@ -125,6 +125,45 @@ def test_entities_count_if_type_and_both_ends_are_right(
 
 
 @pytest.mark.parametrize(
+    ("prediction", "reference", "correct", "predicted", "expected"),
+    [
+        ("B-A0 B-V B-A1 I-A1", "B-A0 B-V B-A1 I-A1", 2, 2, 2),  # V is not counted
+        ("O B-A0 B-V", "O B-A1 B-V", 0, 1, 1),  # the role is wrong
+        ("B-A1 O B-V", "B-A1 I-A1 B-V", 0, 1, 1),  # the end is wrong
+        ("B-A0 B-A1 O", "B-A0 B-V B-A1", 1, 2, 2),  # an argument where the predicate is
+        ("B-A1 B-V B-C-A1", "B-A1 B-V B-C-A1", 1, 1, 1),  # one argument in two pieces
+        ("B-A1 B-V O", "B-A1 B-V B-C-A1", 0, 1, 1),  # a piece is missing
+        ("B-A1 B-V B-C-A1", "B-A1 B-V O", 0, 1, 1),
+        ("B-A1 B-V B-A1", "B-A1 B-V B-C-A1", 0, 2, 1),  # two arguments are not one in two pieces
+        ("B-A1 B-C-A1 I-C-A1 O", "B-A1 B-C-A1 O I-C-A1", 0, 1, 1),
+        ("B-C-A1 B-V O", "B-A1 B-V O", 1, 1, 1),  # nothing to continue: an argument of its own
+        ("B-C-A1 B-V B-A1", "B-A1 B-V B-C-A1", 0, 2, 1),  # a continuation only goes back
+        ("B-A1 B-A1 B-C-A1", "B-A1 B-A1 B-C-A1", 2, 2, 2),  # it continues the last one
+        ("B-A0 B-V B-C-A1", "B-A0 B-V B-C-A1", 2, 2, 2),
+        ("B-A0 B-V B-C-V", "B-A0 B-V O", 1, 1, 1),  # C-V is the predicate's
+        ("B-R-A0 B-V O", "B-A0 B-V O", 0, 1, 1),  # R-A0 is another role
+        ("I-A0 I-A0 B-V", "B-A0 I-A0 B-V", 1, 1, 1),
+        ("O B-V O", "O B-V O", 0, 0, 0),
+    ],
+)
+def test_arguments_count_as_in_conll_2005(
+    prediction: str, reference: str, correct: int, predicted: int, expected: int
+) -> None:
+    precision = correct / predicted if predicted else 0.0
+    recall = correct / expected if expected else 0.0
+    f1 = 2 * correct / (predicted + expected) if correct else 0.0
+    scores = {"precision": precision, "recall": recall, "f1": pytest.approx(f1)}
+    assert metrics.role_f1(_tags(prediction), _tags(reference)) == scores
+
+
+def test_arguments_are_counted_over_all_predicates_together() -> None:
+    predictions, references = _tags("B-A0 B-V B-A1", "B-V O"), _tags("B-A0 B-V B-A2", "B-V B-A1")
+    # 1 right of 2 predicted, of 3 that are there.
+    scores = metrics.role_f1(predictions, references)
+    assert scores == {"precision": 1 / 2, "recall": pytest.approx(1 / 3), "f1": pytest.approx(2 / 5)}
+
+
+@pytest.mark.parametrize(
     ("text", "normal"),
     [
         ("The Blue, lamp!", "blue lamp"),
@@ -211,6 +250,8 @@ def test_the_average_is_over_questions_not_over_answers() -> None:
             "sentence 0 has the tag 'E-X', expected O, B-TYPE or I-TYPE",
         ),
         (lambda: metrics.entity_f1([], []), "got 0 predictions"),
+        (lambda: metrics.role_f1(_tags("O"), _tags("O O")), "sentence 0 has 1 predicted tags, expected 2"),
+        (lambda: metrics.role_f1(_tags("A0"), _tags("O")), "sentence 0 has the tag 'A0', expected O, B-TYPE"),
         (lambda: metrics.squad_em_f1({}, {}), "got no questions, expected at least one. Check the data"),
         (
             lambda: metrics.squad_em_f1({}, {"7": []}),

@@ -105,6 +105,15 @@ def test_raw_text_stands_for_words_only_when_predicting() -> None:
         resolve_columns("token_classification", ["text", "tags"])
 
 
+@pytest.mark.parametrize(("words", "predicate"), [("tokens", "predicate_index"), ("words", "verb_index")])
+def test_words_predicate_and_roles_are_found(words: str, predicate: str) -> None:
+    available = ["id", words, predicate, "predicate", "tags"]
+    found = {"id": "id", "tokens": words, "predicate_index": predicate, "tags": "tags"}
+    assert resolve_columns("semantic_role_labeling", available) == found
+    del found["tags"]
+    assert resolve_columns("semantic_role_labeling", available[:-1], require_label=False) == found
+
+
 def test_questions_are_found() -> None:
     assert resolve_columns("question_answering", ["title", "id", "context", "question", "answers"]) == {
         "id": "id",
@@ -162,6 +171,14 @@ def test_questions_are_found() -> None:
             "one column with lists, or one column a",
         ),
         ("token_classification", "tokens tags ner_tags", {}, "more than one column could be the tags: tags, ner_tags"),
+        ("semantic_role_labeling", "text verb_index tags", {}, r"no tokens column \(tokens or words\)"),
+        ("semantic_role_labeling", "tokens tags", {}, r"no predicate_index column \(predicate_index or verb_index\)"),
+        (
+            "semantic_role_labeling",
+            "tokens words verb_index tags",
+            {},
+            "more than one column could be the tokens: tokens, words",
+        ),
         ("token_classification", "tokens", {}, r"no tags column \(ner_tags or tags or labels\)"),
         ("question_answering", "question answers", {}, "no column 'context' .*such as {context: NAME}"),
         ("question_answering", "question context", {}, r"no answers column \(answers\)"),

@@ -12,6 +12,7 @@ from ptuning.errors import DataError
 CLASSES = {"text": "sentence", "label": "label"}
 TAGS = {"tokens": "tokens", "tags": "ner_tags"}
 CHOICES = {"text": "q", "choices": "choices", "label": "label"}
+ROLES = {"id": "id", "tokens": "tokens", "predicate_index": "verb_index", "tags": "tags"}
 SINGLE = {"text": "q", "choice1": "a", "choice2": "b", "label": "label"}
 ANSWERS = {"id": "id", "question": "question", "context": "context", "answers": "answers"}
 
@@ -279,3 +280,45 @@ def test_other_schemes_are_refused() -> None:
     rows, table = _tagged("O S-X")
     with pytest.raises(DataError, match=r"tag 'S-X' of word 2 \('w1'\) is not BIO. Expected O, .*such as BIOES, first"):
         convert_to_bio(rows, table)
+
+
+def _roles(**values: Any) -> dict[str, Any]:
+    return {"id": "s1", "tokens": ["she", "ran"], "verb_index": 1, "tags": ["B-A0", "B-V"], **values}
+
+
+def test_a_sentence_has_a_row_for_each_predicate() -> None:
+    first, second = _roles(), _roles(verb_index=0, tags=["B-V", "O"])
+    rows = _read("semantic_role_labeling", ROLES, first, second)
+    assert rows[0] == {"id": "s1", "tokens": ["she", "ran"], "predicate_index": 1, "tags": ["B-A0", "B-V"]}
+    assert rows[1]["predicate_index"] == 0
+    without = {role: column for role, column in ROLES.items() if role != "id"}
+    assert "id" not in _read("semantic_role_labeling", without, first, first)[0]
+    assert (
+        _read("semantic_role_labeling", ROLES, first, first, labels="dropped")
+        == [{"tokens": ["she", "ran"], "predicate_index": 1}] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"verb_index": 2}, "x:2: predicate_index is 2, but there are 2 tokens.*counted from 0; correct the row"),
+        ({"verb_index": -1}, r"x:2: 'verb_index' holds -1 \(int\), expected the number of a word, counted from 0"),
+        ({"verb_index": "1"}, r"x:2: 'verb_index' holds '1' \(str\), expected the number of a word"),
+        ({"verb_index": 1.0}, r"x:2: 'verb_index' holds 1.0 \(float\), expected the number of a word"),
+        ({"verb_index": True}, r"x:2: 'verb_index' holds True \(bool\), expected the number of a word"),
+        ({"verb_index": None}, "x:2: 'verb_index' has no value, expected its predicate_index"),
+        ({"tags": ["B-V"]}, "x:2: 2 tokens but 1 tags"),
+        ({}, "x:2: the id 's1' with predicate_index 1 stands at x:1 too. Expected every predicate of a sentence once"),
+        ({"tokens": ["he", "ran"], "verb_index": 0}, "x:2: the id 's1' stands at x:1 with other tokens"),
+    ],
+)
+def test_predicates_must_be_words_of_their_sentence_and_stand_once(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        _read("semantic_role_labeling", ROLES, _roles(), _roles(**values))
+
+
+def test_semantic_roles_are_not_taken_for_iob1() -> None:
+    rows, table = _tagged("I-X I-X")
+    with pytest.raises(DataError, match="In BIO it follows B-X or I-X. Correct the tag"):
+        convert_to_bio(rows, table, iob1=False)

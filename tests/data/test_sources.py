@@ -185,6 +185,30 @@ def test_iob1_files_are_converted_and_said(folder: Folder) -> None:
     assert data.notes == ("train: the tags are IOB1 and were converted to BIO (every entity begins with B-).",)
 
 
+def test_roles_that_train_has_not_are_known_from_other_splits_or_said_to_be_missed(folder: Folder) -> None:
+    seen, rare = ({"tokens": ["he", "ran"], "predicate_index": 1, "tags": [tag, "B-V"]} for tag in ("B-A0", "B-A5"))
+    path = folder({"train.jsonl": [seen], "test.jsonl": [rare]})
+    assert load_data(path, kind="semantic_role_labeling", development_fraction=0.5, splits=["train"]).label_names == (
+        "O",
+        "B-A0",
+        "B-V",
+    )
+    path = folder({"train.jsonl": [seen], "validation.jsonl": [seen], "test.jsonl": [rare]})
+    assert load_data(path, kind="semantic_role_labeling").label_names == ("O", "B-A0", "B-A5", "B-V")
+    names = ["O", "B-A0", "B-V"]
+    data = load_data(path, kind="semantic_role_labeling", labels=names, splits=["test"])
+    assert data.test == [rare]
+    assert data.notes == ("test: B-A5 cannot be predicted, being no label names of data.labels.",)
+    with pytest.raises(DataError, match="the tag 'B-A0' is not among the 2 label names of data.labels"):
+        load_data(path, kind="semantic_role_labeling", labels=["O", "B-V"])
+
+
+def test_broken_roles_are_not_converted(folder: Folder) -> None:
+    row = {"tokens": ["he", "ran"], "predicate_index": 1, "tags": ["I-A0", "B-V"]}
+    with pytest.raises(DataError, match="tag 'I-A0' of word 1 .'he'. begins the sentence.*Correct the tag"):
+        load_data(folder({"train.jsonl": [row, row]}), kind="semantic_role_labeling")
+
+
 def test_o_is_a_tag_even_if_every_word_is_in_an_entity(folder: Folder) -> None:
     path = folder({"train.bio": "a B-X\n\nb B-X\n"})
     assert load_data(path, kind="token_classification").label_names == ("O", "B-X")

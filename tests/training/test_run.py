@@ -27,7 +27,15 @@ from ptuning.training.reporting import Silent
 from ptuning.training.run import output_directory, train
 
 TinyRun = Callable[..., Any]
-KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering", "cloze")
+KINDS = (
+    "classification",
+    "regression",
+    "multiple_choice",
+    "token_classification",
+    "semantic_role_labeling",
+    "question_answering",
+    "cloze",
+)
 EVERY_DROPOUT = {"prompts.dropout": 0.1, "head.dropout": 0.2}
 NO_DROPOUT = {"prompts.dropout": 0.0, "head.dropout": 0.0, "training.backbone_dropout": "off"}
 

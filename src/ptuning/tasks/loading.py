@@ -21,7 +21,7 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
         splits: what to load; train, validation and test without it.
 
     Raises:
-        ConfigError: a bare kind without a path.
+        ConfigError: a bare kind without a path, or a setting of another kind.
         DataError: the data are not what the task needs.
     """
     settings = config.data
@@ -31,6 +31,11 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
         raise ConfigError(
             f"the task {task.name} has no data of its own, and data.path is missing. Give a directory or a data set "
             f"with --data.{where}"
+        )
+    if settings.predicate_input is not None and task.kind != "semantic_role_labeling":
+        raise ConfigError(
+            f"data.predicate_input is {settings.predicate_input!r}, but {task.name} is {task.kind}, which has no "
+            "predicate. It is a setting of semantic_role_labeling; leave it out."
         )
     return load_data(
         task_source(task, source),
