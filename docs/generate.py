@@ -209,6 +209,7 @@ def tasks() -> list[str]:
     options: dict[str, dict[str, Any]] = {
         "classification": {"label_names": ("no", "yes")},
         "token_classification": {"label_names": ("O", "B-X")},
+        "semantic_role_labeling": {"label_names": ("O", "B-V")},
     }
     for name, what in KINDS.items():
         kind: Any = get_kind(name)(**options.get(name, {}))

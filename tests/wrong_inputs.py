@@ -252,6 +252,18 @@ def _(directory: Path) -> object:
     return _load(directory, "token_classification", {"train.conll": text})
 
 
+@_case("data", "a predicate outside its sentence")
+def _(directory: Path) -> object:
+    row = {"tokens": ["Ada", "ran"], "predicate_index": 2, "tags": ["B-ARG0", "B-V"]}
+    return _load(directory, "semantic_role_labeling", {"train.jsonl": [row]})
+
+
+@_case("data", "a predicate that stands twice")
+def _(directory: Path) -> object:
+    row = {"id": "7", "tokens": ["Ada", "ran"], "predicate_index": 1, "tags": ["B-ARG0", "B-V"]}
+    return _load(directory, "semantic_role_labeling", {"train.jsonl": [row, row]})
+
+
 @_case("data", "an answer that stands elsewhere")
 def _(directory: Path) -> object:
     row = {"question": "When?", "context": _CONTEXT, "answers": {"text": ["nine"], "answer_start": [17]}}
