@@ -358,7 +358,7 @@ def test_paths_that_are_no_file_are_refused(tmp_path: Path) -> None:
         load_config(tmp_path)
     for recipe in ("nowhere.yaml", None, 3):
         with pytest.raises(
-            ConfigError, match="recipe is .*, expected `default`, `paper`, .*, or the path of a YAML file. Check the path"
+            ConfigError, match="recipe is .*, expected `default`, `paper`, .* or the path of a YAML file. Check"
         ):
             load_config(overrides={"task": "classification", "recipe": recipe})
 

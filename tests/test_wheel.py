@@ -18,7 +18,8 @@ def test_the_wheel_carries_the_data_and_works_without_the_checkout(tmp_path: Pat
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
     source = PROJECT / "src"
-    expected = {path.relative_to(source) for path in source.rglob("*") if path.suffix in (".py", ".typed", ".jsonl", ".yaml")}
+    kinds = (".py", ".typed", ".jsonl", ".yaml")
+    expected = {path.relative_to(source) for path in source.rglob("*") if path.suffix in kinds}
     assert expected == {path.relative_to(unpacked) for path in (unpacked / "ptuning").rglob("*") if path.is_file()}
     code = (
         "import ptuning\n"
