@@ -99,7 +99,12 @@ def test_settings_that_the_docs_name_are_settings(tmp_path: Path) -> None:
     ("page", "code"), [*_blocks("json"), *[b for b in _blocks("text") if b[1].startswith("text,")]]
 )
 def test_data_of_the_quickstart_are_read(page: str, code: str, tmp_path: Path) -> None:
-    kinds = {"answers": "question_answering", "ner_tags": "token_classification", "choices": "multiple_choice"}
+    kinds = {
+        "answers": "question_answering",
+        "ner_tags": "token_classification",
+        "predicate_index": "semantic_role_labeling",
+        "choices": "multiple_choice",
+    }
     is_json = code.startswith("{")
     columns = json.loads(code) if is_json else {}
     kind = next((kind for column, kind in kinds.items() if column in columns), "regression" if is_json else None)
