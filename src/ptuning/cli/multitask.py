@@ -107,11 +107,11 @@ def _print(result: MultitaskResult) -> None:
     of = " / ".join(columns[stage].removesuffix("-task") for stage in stages if stage != "shared")
     print_table(["data set", "metric", *(columns[stage] for stage in stages), f"steps {of}", f"seconds {of}"], rows)
     seeds = ", ".join(map(str, result.config.seeds))
-    several = len(result.config.seeds) > 1
-    typer.echo(f"Validation, {'mean ± standard deviation over seeds' if several else 'seed'} {seeds}; steps and")
+    over = "mean ± standard deviation over seeds" if len(result.config.seeds) > 1 else "seed"
     typer.echo(
-        f"seconds of multi-task hold an equal part of the shared stage. Every run: {result.directory}/results.json"
+        f"validation rows, {over} {seeds}; steps and seconds of multi-task hold an equal part of the shared stage"
     )
+    typer.echo(f"every run: {result.directory / 'results.json'}")
 
 
 def _shown(result: MultitaskResult, name: str, stage: Stage) -> str:

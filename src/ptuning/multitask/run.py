@@ -267,8 +267,14 @@ def _clear(directory: Path) -> None:
             (prompt / name).unlink(missing_ok=True)
         prompt.rmdir()
     clear_directory(directory)
-    leftover = [directory / TASKS_NAME, directory / "checkpoints", directory, *list(directory.parents)[:2]]
-    for path in leftover:
+    (directory.parent / f".{directory.name}.lock").unlink(missing_ok=True)
+    for path in (
+        directory / TASKS_NAME,
+        directory / "checkpoints",
+        directory,
+        directory.parent,
+        directory.parent.parent,
+    ):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
