@@ -92,12 +92,21 @@ def open_hub(source: HubSource) -> Mapping[str, Any]:
 
 def hub_table(data: Any, name: str) -> Table:
     """Return one split as a table."""
-    names = {}
-    for column, feature in data.features.items():
-        classes = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-        if classes:
-            names[column] = tuple(classes)
+    names = _class_names("", data.features)
     return Table(name, tuple(data.column_names), data.to_list(), None, names)
+
+
+def _class_names(prefix: str, features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return column -> class names, also of lists of classes; inside of others as `column.inner`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for column, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a list
+        classes = getattr(getattr(inner, "feature", inner), "names", None)
+        if isinstance(inner, Mapping):
+            found |= _class_names(f"{prefix}{column}.", inner)
+        elif classes:
+            found[prefix + column] = tuple(classes)
+    return found
 
 
 def _has_card_with(directory: Path, config: str) -> bool:

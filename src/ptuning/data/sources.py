@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptuning.data.columns import LABEL_ROLES, resolve_columns
+from ptuning.data.columns import LABEL_ROLES, NAME_ROLES, resolve_columns
 from ptuning.data.formats import Table, suffixes_for
 from ptuning.data.hub import HubSource
 from ptuning.data.labels import (
@@ -28,6 +28,7 @@ from ptuning.data.labels import (
     unknown_tags,
 )
 from ptuning.data.rows import Row, convert_to_bio, read_rows
+from ptuning.data.sampling import count_units, draw_rows
 from ptuning.data.splits import SPLIT_NAMES, Split, is_test, load_tables, needed_splits
 from ptuning.data.template import Template
 from ptuning.data.unlabelled import check_kind
@@ -53,9 +54,9 @@ class HeldOut:
 class TaskData:
     """The rows of a task, ready for its kind.
 
-    A row is a dict of roles: `text`, `text_pair`, `question`, `choices`, `tokens`, `id`, `context`, and what is
-    to be predicted: `label` (class name, float, or number of the right choice), `tags` (BIO), or `answers`
-    ({"text": [...], "answer_start": [...]}, characters). A row without label lacks that key.
+    A row is a dict of roles: those of `KIND_ROLES`, and among them what is to be predicted: `label` (class name, float,
+    or number of the right choice), `tags` (BIO), or `answers` ({"text": [...], "answer_start": [...]}, characters; of a
+    cloze a list of texts). A row without label lacks that key.
 
     Attributes:
         train: rows to learn from; None when not asked for.
@@ -165,9 +166,9 @@ def load_data(
             notes.append(f"No train row has the label {shown(unseen)}.")
     if "validation" in rows and max_validation_rows is not None and max_validation_rows < len(rows["validation"]):
         num_rows = len(rows["validation"])
-        notes.append(f"validation: {max_validation_rows} of {num_rows} rows used (max_validation_rows, seed {seed}).")
-        drawn = random.Random(f"validation rows {seed}").sample(range(num_rows), max_validation_rows)
-        rows["validation"] = [rows["validation"][index] for index in sorted(drawn)]
+        drawn = draw_rows(rows["validation"], max_validation_rows, f"validation rows {seed}")
+        notes.append(f"validation: {len(drawn)} of {num_rows} rows used (max_validation_rows, seed {seed}).")
+        rows["validation"] = [rows["validation"][index] for index in drawn]
     if "train" in rows and "validation" in rows:
         repeated = _count_repeated(rows["validation"], rows["train"])
         if repeated:
@@ -368,13 +369,14 @@ def _raw_labels(split: Split, table: Table, column: str) -> list[Any]:
 
 def _hold_out(rows: list[Row], fraction: float, seed: int, name: str) -> tuple[list[Row], list[Row]]:
     """Part rows into train and validation, both in their old order."""
-    if len(rows) < 2:
+    if count_units(rows) < 2:
+        what = "row" if len(rows) < 2 else "rows of one group"
         raise DataError(
-            f"{name} has {len(rows)} row, and there is no validation file. Expected at least 2 rows to hold one out; "
-            "add rows or a validation file."
+            f"{name} has {len(rows)} {what}, and there is no validation file. Expected at least 2 rows to hold one out "
+            "(or groups, where rows have them); add some, or a validation file."
         )
     count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-    chosen = set(random.Random(f"development rows {seed}").sample(range(len(rows)), count))
+    chosen = set(draw_rows(rows, count, f"development rows {seed}"))
     train = [row for index, row in enumerate(rows) if index not in chosen]
     return train, [rows[index] for index in sorted(chosen)]
 
@@ -386,4 +388,4 @@ def _count_repeated(rows: list[Row], others: list[Row]) -> int:
 
 
 def _fingerprint(row: Row) -> int:
-    return hash(json.dumps({role: row[role] for role in sorted(row) if role != "id"}))
+    return hash(json.dumps({role: row[role] for role in sorted(row) if role not in NAME_ROLES}))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from ptuning.data.file_names import find_splits
 from ptuning.data.formats import Table, read_table, suffixes_for
 from ptuning.data.hub import HubSource, hub_table, is_hub_name, open_hub, parse_hub_name
+from ptuning.data.nested import unnested
 from ptuning.errors import DataError
 
 Split = str
@@ -48,12 +50,14 @@ def load_tables(
         raise DataError(f"the path of the data is empty. {_what_was_expected(kind)}")
     directory = Path(name)
     if directory.is_dir():
-        files = _split_files(directory, kind)
+        files = find_splits(directory, kind)
         if files:
             needed = needed_splits(files, wanted)
-            return {split: read_table(file, kind) for split, file in files.items() if split in needed}, list(files)
+            return {
+                split: unnested(read_table(file, kind), kind) for split, file in files.items() if split in needed
+            }, list(files)
         if any(directory.rglob("*.parquet")) or (directory / "README.md").is_file():
-            return _hub_splits(HubSource(name, hub.config, None, hub.splits), wanted)
+            return _hub_splits(HubSource(name, hub.config, None, hub.splits), kind, wanted)
         inside = sorted(entry.name for entry in directory.iterdir())
         more = f" and {len(inside) - _MOST_SHOWN} more" if len(inside) > _MOST_SHOWN else ""
         what = f"has no split files, only: {', '.join(inside[:_MOST_SHOWN])}{more}" if inside else "is empty"
@@ -64,7 +68,7 @@ def load_tables(
         )
     if not is_hub_name(name):
         raise DataError(f"{name} does not exist. {_what_was_expected(kind)}")
-    return _hub_splits(hub, wanted)
+    return _hub_splits(hub, kind, wanted)
 
 
 def needed_splits(available: Collection[Split], wanted: Collection[Split] | None) -> set[Split]:
@@ -82,24 +86,9 @@ def _what_was_expected(kind: str) -> str:
     )
 
 
-def _split_files(directory: Path, kind: str) -> dict[Split, Path]:
-    """Find the file of each split; other files are ignored."""
-    files: dict[Split, Path] = {}
-    suffixes = suffixes_for(kind)
-    entries = sorted(entry for entry in directory.iterdir() if entry.is_file() and entry.suffix.lower() in suffixes)
-    for split, names in SPLIT_NAMES.items():
-        found = [entry for entry in entries if entry.stem.lower() in names]
-        if len(found) > 1:
-            raise DataError(
-                f"{directory} has more than one {split} file: {', '.join(entry.name for entry in found)}. "
-                "Expected one; move the others away."
-            )
-        if found:
-            files[split] = found[0]
-    return files
-
-
-def _hub_splits(source: HubSource, wanted: Collection[Split] | None) -> tuple[dict[Split, Table], Collection[Split]]:
+def _hub_splits(
+    source: HubSource, kind: str, wanted: Collection[Split] | None
+) -> tuple[dict[Split, Table], Collection[Split]]:
     loaded = open_hub(source)
     found = _own_names(loaded, source.splits)
     if not found:
@@ -108,7 +97,11 @@ def _hub_splits(source: HubSource, wanted: Collection[Split] | None) -> tuple[di
             "Write those that you want to files with these names, and give their directory."
         )
     needed = needed_splits(found, wanted)
-    tables = {split: hub_table(loaded[own], f"{source.name} {own}") for split, own in found.items() if split in needed}
+    tables = {
+        split: unnested(hub_table(loaded[own], f"{source.name} {own}"), kind)
+        for split, own in found.items()
+        if split in needed
+    }
     for table in tables.values():
         if not table.records:
             raise DataError(f"{table.name} has no rows. Expected at least one; choose another configuration or split.")

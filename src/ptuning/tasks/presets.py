@@ -86,7 +86,7 @@ _GLUE_LABELS = ("label", "Quality", "is_duplicate", "gold_label", "score")
 
 
 def _super_glue(config: str) -> HubSource:
-    return HubSource("aps/super_glue", config, CONVERTED)
+    return HubSource("aps/super_glue", config)
 
 
 def _glue(config: str, **splits: str) -> HubSource:
@@ -292,6 +292,13 @@ _GLUE = (
 )
 
 _TAG_COLUMNS = ("ner_tags", "tags", "labels", "named_entities")
+# The set on the hub has tags as numbers without names; these are the names of its card, in its order.
+_ONTONOTES_TAGS = (
+    *("O", "B-CARDINAL", "B-DATE", "I-DATE", "B-PERSON", "I-PERSON", "B-NORP", "B-GPE", "I-GPE", "B-LAW", "I-LAW"),
+    *("B-ORG", "I-ORG", "B-PERCENT", "I-PERCENT", "B-ORDINAL", "B-MONEY", "I-MONEY", "B-WORK_OF_ART", "I-WORK_OF_ART"),
+    *("B-FAC", "B-TIME", "I-CARDINAL", "B-LOC", "B-QUANTITY", "I-QUANTITY", "I-NORP", "I-LOC", "B-PRODUCT", "I-TIME"),
+    *("B-EVENT", "I-EVENT", "I-FAC", "B-LANGUAGE", "I-PRODUCT", "I-ORDINAL", "I-LANGUAGE"),
+)
 _LDC = "from the Linguistic Data Consortium (catalog.ldc.upenn.edu)"
 
 _TAGGING = (
@@ -314,6 +321,7 @@ _TAGGING = (
         columns={"tokens": ("tokens", "words"), "tags": _TAG_COLUMNS},
         label_names=_bio_tags("Loc", "Org", "Other", "Peop"),
         metric="f1",
+        source=HubSource("DFKI-SLT/conll04"),
         how_to_get=(
             "The official implementation has its files in data/CoNLL04 (a word and its tag a line); the original is "
             "at cogcomp.seas.upenn.edu/page/resource_view/43. CoNLL columns, or JSON lines with tokens and ner_tags, "
@@ -325,7 +333,9 @@ _TAGGING = (
         name="ontonotes5",
         kind="token_classification",
         columns={"tokens": ("tokens", "words"), "tags": _TAG_COLUMNS},
+        label_names=_ONTONOTES_TAGS,
         metric="f1",
+        source=HubSource("tner/ontonotes5", None, CONVERTED),
         how_to_get=(
             f"OntoNotes 5 is LDC2013T19, {_LDC}; the CoNLL-2012 scripts (conll.cemantix.org/2012/data.html) make "
             "*_gold_conll files of it. Those are read, in directories train, development and test, and CoNLL columns."
@@ -364,6 +374,7 @@ _SRL = (
         kind="semantic_role_labeling",
         columns=_SRL_COLUMNS,
         metric="f1",
+        source=HubSource("ontonotes/conll2012_ontonotesv5", "english_v12", CONVERTED),
         how_to_get=(
             f"OntoNotes 5 is LDC2013T19, {_LDC}; the CoNLL-2012 scripts (conll.cemantix.org/2012/data.html) make "
             "*_gold_conll files of it. Those are read, in directories train, development and test."
