@@ -1,4 +1,13 @@
-"""Semantic role labeling: who did what to whom, as a BIO tag for each word, for one given predicate a row."""
+"""Semantic role labeling: who did what to whom, as a BIO tag for each word, for one given predicate a row.
+
+Why the predicate is marked in place by default: in 400 steps on rows from the English Web Treebank with minilm, one seed
+(11), on the CPU, the better of the two validations had f1 0.301 marked and 0.184 appended, which is the official code's
+input. Asterisks with token type 1 for what they enclose had 0.300, so types are left alone. A run this short can tell
+such inputs apart, and says nothing of what either reaches in the end:
+
+    ptuning train --task semantic_role_labeling --data $PTUNING_DATA/srl_ewt --backbone minilm \
+        --set training.max_steps=400 --set data.predicate_input=appended
+"""
 
 from __future__ import annotations
 
@@ -45,12 +54,11 @@ class SemanticRoleLabeling(TaskKind):
     """The roles of one predicate, as a BIO tag for each word; rows have `tokens`, `predicate_index`, and `tags`.
 
     `predicate_index` is the predicate's word, counted from 0; a sentence with several predicates is as many rows. With
-    `predicate_input` `marked` the predicate stands between two asterisks, and its tokens have token type 1 where the
-    tokenizer has types. `appended` is the input of the official P-Tuning v2 code: behind the words, as one sequence,
-    the word `[SEP]` and the predicate's word again.
+    `predicate_input` `marked` the predicate stands between two asterisks. `appended` is the input of the official
+    P-Tuning v2 code: behind the words, as one sequence, the word `[SEP]` and the predicate's word again.
 
     A sentence that is too long is shown in windows of whole words. The first one holds the predicate in its middle, and
-    training sees that one alone. Otherwise further windows ask for the other words; there the predicate, marked, stands
+    training sees that one alone. Otherwise further windows ask for the other words; there the marked predicate stands
     behind words that come before it and in front of words that come after it. The predicate is never cut.
 
     Predictions: {"tokens": [word], "predicate_index": word, "tags": [tag], "roles": [{"type", "text", "start",
@@ -134,10 +142,9 @@ class SemanticRoleLabeling(TaskKind):
                 lost_words += sum(len(asked) for _, asked in windows[1:])
                 cut_rows += 1
                 windows = windows[:1]
-            second_type = set(layout.shown) if self.predicate_input == "marked" else set()
             tags = None if labels is None else labels[index]
             for positions, asked in windows:
-                examples.append(window_example(sentence, positions, asked, tags, index, second_type))
+                examples.append(window_example(sentence, positions, asked, tags, index))
         warn_of_cut_words(lost_words, cut_rows, len(rows), max_length)
         return examples
 

@@ -7,7 +7,7 @@ special tokens that the tokenizer puts around all of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +151,6 @@ def window_example(
     asked: Mapping[int, int],
     tags: Sequence[int] | None,
     row: int,
-    second_type: Collection[int] = (),
 ) -> Example:
     """Make an example of a part of a sentence.
 
@@ -161,18 +160,14 @@ def window_example(
         asked: position -> the word (its number in the row) whose tag is asked there.
         tags: label index of each word of the row; None without labels.
         row: index of the row.
-        second_type: positions with token type 1, where the tokenizer has types.
     """
     own = [*sentence.before, *positions, *sentence.after]
     label: list[int] | None = None
     if tags is not None:
         label = [tags[asked[position]] if position in asked else IGNORED_LABEL for position in own]
-    types: tuple[list[int], ...] | None = None
-    if sentence.types is not None:
-        types = ([1 if position in second_type else sentence.types[position] for position in own],)
     return Example(
         sequences=([sentence.ids[position] for position in own],),
-        token_types=types,
+        token_types=None if sentence.types is None else ([sentence.types[position] for position in own],),
         label=label,
         row=row,
         offsets=[(asked[position], 0) if position in asked else None for position in own],
