@@ -120,7 +120,7 @@ def test_every_recipe_fits_its_task_and_its_backbone(name: str, tmp_path: Path) 
     backbone: Any = SimpleNamespace(
         model=SimpleNamespace(config=own), family=find_family(own), name=shipped_recipes()[name].backbone
     )
-    assert fitting_max_length(config, backbone, kind) == config.data.max_length
+    assert fitting_max_length(config, backbone, kind.max_length_default) == config.data.max_length
     as_saved = config.model_copy(update={"recipe": "default"})
     (tmp_path / "config.yaml").write_text(as_saved.to_yaml())
     assert load_config(tmp_path / "config.yaml") == as_saved

@@ -249,7 +249,7 @@ def test_the_length_is_what_fits(
 ) -> None:
     config = tiny_run(tmp_path / "run", **overrides)
     kind = prepare_task(tiny_run(tmp_path / "run"), backbone).kind
-    assert fitting_max_length(config, backbone, kind) == expected
+    assert fitting_max_length(config, backbone, kind.max_length_default) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_lengths_that_do_not_fit_are_refused(
 ) -> None:
     kind = prepare_task(tiny_run(tmp_path / "run"), backbone).kind
     with pytest.raises(ConfigError, match=message):
-        fitting_max_length(tiny_run(tmp_path / "run", **overrides), backbone, kind)
+        fitting_max_length(tiny_run(tmp_path / "run", **overrides), backbone, kind.max_length_default)

@@ -42,6 +42,7 @@ class Task:
         is_verified: whether the hub's data set has been loaded with this name and these columns by the tests marked
             `network`.
         how_to_get: where data that are not free to load come from, and which local formats are read.
+        max_length: tokens a sequence at most where the config does not say; None for the kind's own default.
         more_splits: that `evaluate --split` takes besides train, validation and test.
         templates: names of its input formats; `data.template` is an index. Empty where columns are read as they are.
         description: one line for people.
@@ -55,6 +56,7 @@ class Task:
     source: str | HubSource | None = None
     is_verified: bool = False
     how_to_get: str = ""
+    max_length: int | None = None
     more_splits: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     description: str = ""
@@ -136,6 +138,7 @@ _SUPER_GLUE = (
         label_names=_NO_YES,
         metric="accuracy",
         source=_super_glue("boolq"),
+        max_length=256,  # most passages whole
         description="a yes/no question over a passage",
     ),
     Task(
@@ -161,6 +164,7 @@ _SUPER_GLUE = (
         label_names=_NO_YES,
         metric="f1",
         source=_super_glue("multirc"),
+        max_length=384,
         templates=("multirc/0",),
         description="whether an answer to a question is right; f1 over answers, exact_match over questions",
     ),
@@ -429,6 +433,7 @@ _SENTENCES = (
         label_names=("neg", "pos"),
         metric="accuracy",
         source=HubSource("stanfordnlp/imdb"),
+        max_length=384,
         description="the sentiment of a film review",
     ),
     Task(

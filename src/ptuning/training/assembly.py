@@ -24,8 +24,13 @@ from ptuning.prompts.initialization import from_saved, pick_tokens
 from ptuning.tasks import TaskKind
 
 
-def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) -> int:
-    """Returns the tokens a sequence may have: what the config says, or the kind's default as far as it fits.
+def fitting_max_length(config: RunConfig, backbone: Backbone, usual: int) -> int:
+    """Returns the tokens a sequence may have: what the config says, or what is usual as far as it fits.
+
+    Args:
+        config: of the run.
+        backbone: whose positions limit it.
+        usual: where the config does not say: of the task, or of its kind.
 
     Raises:
         ConfigError: the config's length (plus prompt_length in shifted mode) is more than the backbone's positions.
@@ -34,7 +39,7 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) ->
     shift = config.prompts.prompt_length if config.prompts.positions == "shifted" else 0
     asked = config.data.max_length
     if limit is None:
-        return asked or kind.max_length_default
+        return asked or usual
     if limit - shift < 3:
         raise ConfigError(
             f"prompts.prompt_length is {shift} with `positions: shifted`, which leaves {limit - shift} of the {limit} "
@@ -47,7 +52,7 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, kind: TaskKind) ->
             + f", but {backbone.name} has {limit} positions. Set data.max_length to at most {limit - shift}"
             + (", or prompts.positions to unshifted." if shift else ".")
         )
-    return min(asked or kind.max_length_default, limit - shift)
+    return min(asked or usual, limit - shift)
 
 
 def assemble_model(

@@ -211,7 +211,7 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
     task = get_task(config.task)
     data = load_task_data(config, task)
     kind = get_kind(task.kind).from_data(data, config.data)
-    max_length = fitting_max_length(config, backbone, kind)
+    max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
     tokenizer = backbone.tokenizer
     return PreparedTask(
         task=task,
@@ -234,7 +234,10 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     bf16 = next(backbone.model.parameters()).dtype == torch.bfloat16
     metric = prepared.kind.resolve_metric(training.metric or prepared.task.metric)
     update: dict[str, Any] = {
-        "data": {"max_length": prepared.max_length},
+        "data": {
+            "max_length": prepared.max_length,
+            "predicate_input": getattr(prepared.kind, "predicate_input", None),
+        },
         "head": {"pooling": config.head.pooling or backbone.pooling},
         "training": {
             "epochs": training.epochs or _default_epochs(config, prepared),
