@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ptuning.backbones.loading import Backbone
+from ptuning.checkpoint import find_prompt, read_prompt
+from ptuning.config import load_config
+from ptuning.errors import CheckpointError, ConfigError, DataError
+from ptuning.evaluation import evaluate
+from ptuning.multitask import shared
+from ptuning.multitask.results import MultitaskResult
+from ptuning.multitask.run import train_multitask
+from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
+from ptuning.predictor import load
+from ptuning.training import execution
+from ptuning.training.reporting import Silent
+
+Settings = Callable[..., MultitaskConfig]
+STAGES = ("shared", "multi/first", "multi/second", "single/first", "single/second")
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+def lines_of(directory: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def tensors_of(output: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {str(path.relative_to(output)): load_file(path) for path in sorted(output.rglob("*.safetensors"))}
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Every tensor of every run is equal: prompts, heads, optimizer, random state."""
+    found, wanted = tensors_of(first), tensors_of(second)
+    assert found.keys() == wanted.keys() and len(wanted) >= 8
+    for name in wanted:
+        assert found[name].keys() == wanted[name].keys()
+        assert [key for key in wanted[name] if not torch.equal(found[name][key], wanted[name][key])] == [], name
+
+
+@pytest.fixture(scope="module")
+def done(tiny_multitask: Settings, tmp_path_factory: pytest.TempPathFactory) -> MultitaskResult:
+    """Two seeds, all stages: 8 steps a data set, 4 of them shared."""
+    output = tmp_path_factory.mktemp("multitask") / "all"
+    return train_multitask(tiny_multitask(output, seeds=[11, 12]))
+
+
+def test_alone_and_together_have_the_same_number_of_steps(done: MultitaskResult) -> None:
+    for seed in (11, 12):
+        steps = {}
+        for stage in STAGES:
+            steps[stage] = lines_of(done.directory / f"seed-{seed}" / stage)[-1]["step"]
+        assert steps == {"shared": 8, "multi/first": 4, "multi/second": 4, "single/first": 8, "single/second": 8}
+    for name in ("first", "second"):
+        single, multi = done.summary(name, "single"), done.summary(name, "multi")
+        assert single is not None and multi is not None and single.steps == multi.steps == 8
+
+
+@pytest.mark.parametrize(("steps", "fraction", "in_shared"), [(7, 0.5, 4), (9, 0.3, 3), (5, 0.9, 4)])
+def test_steps_that_do_not_divide_evenly_are_still_the_same(
+    steps: int, fraction: float, in_shared: int, tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    settings = {"steps": steps, "shared_fraction": fraction, "training.accumulation": 2, "sampling": "uniform"}
+    result = train_multitask(tiny_multitask(tmp_path / "runs", **settings), backbone=backbone)
+    found = {(run.stage, run.task): run.steps for run in result.runs}
+    assert found == {
+        **{("shared", name): 2 * in_shared for name in ("first", "second")},
+        **{("multi", name): steps - in_shared for name in ("first", "second")},
+        **{("single", name): steps for name in ("first", "second")},
+    }
+
+
+def test_a_run_goes_on_from_the_shared_prompts_bit_for_bit(
+    tiny_multitask: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: dict[str, torch.Tensor] = {}
+    assemble = execution.assemble_model
+
+    def spy(config: Any, *args: Any, **more: Any) -> Any:
+        model = assemble(config, *args, **more)
+        starts[str(config.output)] = model.bank.prompts[0].folded()
+        return model
+
+    monkeypatch.setattr(execution, "assemble_model", spy)
+    output = tmp_path / "runs"
+    train_multitask(tiny_multitask(output))
+    top = output / "seed-11"
+    prompts = read_prompt(top / "shared").prompts
+    for name in ("first", "second"):
+        assert torch.equal(starts[str(top / "multi" / name)], prompts)
+        assert not torch.equal(starts[str(top / "single" / name)], prompts)
+        assert torch.equal(read_prompt(top / "shared" / "tasks" / name).prompts, prompts)
+    assert load_config(top / "multi" / "first" / "config.yaml").prompts.init == str(top / "shared")
+    assert find_prompt(top / "shared") == top / "shared" / "prompt"
+
+
+def test_the_shared_prompts_are_bare_and_of_the_best_mean(done: MultitaskResult) -> None:
+    directory = done.directory / "seed-11" / "shared"
+    lines = lines_of(directory)
+    for line in lines:
+        values = line["validation"]
+        assert values["mean"] == pytest.approx((values["first.accuracy"] + values["second.accuracy"]) / 2)
+    best = [line for line in lines if line["is_best"]][-1]
+    assert best["validation"]["mean"] == max(line["validation"]["mean"] for line in lines)
+    saved = read_prompt(directory)
+    assert saved.task is None and saved.head is None and not saved.head_tensors
+    assert saved.metrics == best["validation"]
+    heads = [read_prompt(directory / "tasks" / name).counts["head"] for name in ("first", "second")]
+    assert saved.counts["head"] == sum(heads) and heads == [3 * 32 + 3] * 2
+
+
+def test_the_shared_stage_alone_can_be_asked_and_scored(done: MultitaskResult, tiny_data: Any) -> None:
+    tasks = done.directory / "seed-11" / "shared" / "tasks"
+    for name, data in (("first", tiny_data("classification")), ("second", tiny_data("classification", 40, 1))):
+        (run,) = [r for r in done.runs if (r.seed, r.stage, r.task) == (11, "shared", name)]
+        assert evaluate(tasks / name, data=data).metrics == pytest.approx(run.metrics, abs=1e-6)
+    predictor = load([tasks / "first", tasks / "second"])
+    answers = predictor.predict([{"text": "a red lamp"}, {"text": "the box"}], ["second", "first"])
+    assert {answer["label"] for answer in answers} <= {"red", "blue", "green"}
+    predictor.close()
+
+
+def test_results_are_the_metrics_of_the_runs(done: MultitaskResult) -> None:
+    results = json.loads((done.directory / "results.json").read_text())
+    assert results == json.loads(done.to_json())
+    assert (results["kind"], results["seeds"], results["steps"]) == ("classification", [11, 12], 8)
+    for name, task in results["tasks"].items():
+        assert task["metric"] == "accuracy" and task["task"] == "classification"
+        assert [(run["seed"], run["stage"]) for run in task["runs"]] == [
+            (seed, stage) for seed in (11, 12) for stage in ("shared", "multi", "single")
+        ]
+        for run in task["runs"]:
+            saved = read_prompt(done.directory / run["prompt"])
+            assert run["metrics"] == saved.metrics and saved.task is not None
+            directory = (done.directory / run["prompt"]).parent
+            lines = lines_of(directory.parent if run["stage"] == "shared" else directory)
+            values = lines[run["best_epoch"] - 1]["validation"]
+            prefix = f"{name}." if run["stage"] == "shared" else ""
+            assert run["metrics"] == {key: values[prefix + key] for key in run["metrics"]}
+        for stage in ("single", "multi", "shared"):
+            scores = [run["metrics"]["accuracy"] for run in task["runs"] if run["stage"] == stage]
+            summary = task["summary"][stage]
+            assert summary["mean"] == pytest.approx(sum(scores) / 2)
+            assert summary["standard_deviation"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+        seconds = {stage: [r["seconds"] for r in task["runs"] if r["stage"] == stage] for stage in ("shared", "multi")}
+        wanted = sum(seconds["multi"]) / 2 + sum(seconds["shared"]) / 4
+        assert task["summary"]["multi"]["seconds"] == pytest.approx(wanted, abs=0.01)
+
+
+def test_the_backbone_stays_as_it_was(tiny_multitask: Settings, backbone: Backbone, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    train_multitask(tiny_multitask(tmp_path / "runs"), backbone=backbone)
+    after = backbone.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert not any(module.training for module in backbone.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric"), [("token_classification", "f1"), ("regression", "pearson"), ("question_answering", "f1")]
+)
+def test_other_kinds_share_prompts_too(
+    kind: str, metric: str, tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    result = train_multitask(tiny_multitask(tmp_path / "runs", kind, steps=2, single=False), backbone=backbone)
+    assert set(result.metrics) == {"first", "second"}
+    assert all(metric in run.metrics for run in result.runs)
+    assert {run.stage for run in result.runs} == {"shared", "multi"}
+
+
+def test_prompts_of_an_mlp_go_on_as_what_it_made(tiny_multitask: Settings, backbone: Backbone, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    settings = {"prompts.reparameterization": "mlp", "prompts.reparameterization_size": 8, "steps": 2}
+    train_multitask(tiny_multitask(output, **settings), backbone=backbone)
+    for stage, how in (("multi", "none"), ("single", "mlp")):
+        config = load_config(output / "seed-11" / stage / "first" / "config.yaml")
+        assert config.prompts.reparameterization == how
+
+
+def test_sampling_decides_whose_batches_are_drawn(
+    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: dict[str, list[int]] = {}
+    fit = execution.fit
+
+    def count(model: Any, parts: Any, batches: Any, *args: Any, **more: Any) -> None:
+        if len(parts) > 1:
+            heads[sampling] = [part for part, _ in batches.batches(0)]
+        fit(model, parts, batches, *args, **more)
+
+    monkeypatch.setattr(execution, "fit", count)
+    for sampling in ("proportional", "uniform", "temperature"):  # 24 and 40 rows in batches of 8: 3 and 5 an epoch
+        config = tiny_multitask(tmp_path / sampling, steps=2, sampling=sampling, single=False, temperature=1.0)
+        train_multitask(config, backbone=backbone)
+    assert {name: [order.count(0), order.count(1)] for name, order in heads.items()} == {
+        "proportional": [3, 5],
+        "uniform": [4, 4],
+        "temperature": [3, 5],
+    }
+
+
+# Stopping and going on.
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampling": "uniform", "training.batch_tokens": 60}], ids=["size", "tokens"])
+@pytest.mark.parametrize("at", [1, 5, 8, 11, 18])  # steps: 8 shared, 2 x 4 from there on, 2 x 8 alone
+def test_runs_that_were_stopped_end_as_those_that_were_not(
+    at: int, settings: dict[str, Any], tiny_multitask: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"prompts.dropout": 0.1, "head.dropout": 0.2, "training.checkpoint_steps": 2, **settings}
+    monkeypatch.chdir(tmp_path)
+    outputs = tmp_path / "whole" / "runs", tmp_path / "stopped" / "runs"
+    whole = train_multitask(tiny_multitask(outputs[0], **more))
+    step, taken = torch.optim.AdamW.step, 0
+
+    def stopping(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == at:
+            raise Stopped
+        return step(optimizer, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", stopping)
+        with pytest.raises(Stopped):
+            train_multitask(tiny_multitask(outputs[1], **more))
+    assert not (outputs[1] / "results.json").exists()
+    torch.rand(7)  # whatever this process has drawn must not matter
+    again = train_multitask(tiny_multitask(outputs[1], **more), resume=True)
+    assert_same(outputs[1], outputs[0])
+    assert [(r.stage, r.task, r.metrics, r.steps) for r in again.runs] == [
+        (r.stage, r.task, r.metrics, r.steps) for r in whole.runs
+    ]
+    for stage in STAGES:
+        assert lines_of(outputs[1] / "seed-11" / stage) == lines_of(outputs[0] / "seed-11" / stage)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])  # of the head of each data set, and of the prompts alone
+def test_a_stop_between_what_an_epoch_leaves_leaves_no_trace(
+    at: int, tiny_multitask: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole" / "runs", tmp_path / "stopped" / "runs"
+    train_multitask(tiny_multitask(whole, single=False, **{"prompts.dropout": 0.1}))
+    save, saved = shared.save_prompt, 0
+
+    def stopping(*args: Any) -> Any:
+        nonlocal saved
+        saved += 1
+        path = save(*args)
+        if saved == at:
+            raise Stopped
+        return path
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shared, "save_prompt", stopping)
+        with pytest.raises(Stopped):
+            train_multitask(tiny_multitask(stopped, single=False, **{"prompts.dropout": 0.1}))
+    train_multitask(tiny_multitask(stopped, single=False, **{"prompts.dropout": 0.1}), resume=True)
+    assert_same(stopped, whole)
+    assert lines_of(stopped / "seed-11" / "shared") == lines_of(whole / "seed-11" / "shared")
+
+
+def test_finished_runs_are_not_repeated(
+    done: MultitaskResult, tiny_multitask: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tensors_of(done.directory)
+
+    def none(*args: Any, **more: Any) -> Any:
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", none)
+    again = train_multitask(load_multitask_config(done.directory / "config.yaml"), resume=True)
+    assert again.to_dict() == done.to_dict()
+    assert tensors_of(done.directory).keys() == before.keys()
+
+
+def test_seeds_and_runs_alone_may_be_added(tiny_multitask: Settings, backbone: Backbone, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    first = train_multitask(tiny_multitask(output, steps=2, single=False), backbone=backbone)
+    assert not (output / "seed-11" / "single").exists() and first.summary("first", "single") is None
+    more = train_multitask(tiny_multitask(output, steps=2, seeds=[11, 12]), resume=True, backbone=backbone)
+    assert len(first.runs) == 4 and len(more.runs) == 2 * 6
+    assert [run.metrics for run in more.runs[:4]] == [run.metrics for run in first.runs]
+    assert load_multitask_config(output / "config.yaml").seeds == [11, 12]
+
+
+def test_other_settings_do_not_go_on(done: MultitaskResult, tiny_multitask: Settings) -> None:
+    with pytest.raises(
+        ConfigError, match="was started with other settings: steps 8 then, 9 now. Resume.*`ptuning multit"
+    ):
+        train_multitask(tiny_multitask(done.directory, seeds=[11, 12], steps=9), resume=True)
+
+
+def test_nothing_to_resume_is_said(tiny_multitask: Settings, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no config.yaml, so there is no run to resume"):
+        train_multitask(tiny_multitask(tmp_path / "runs"), resume=True)
+
+
+def test_an_output_that_is_taken_is_refused_and_replaced_when_asked(
+    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    train_multitask(tiny_multitask(output, steps=2, seeds=[11, 12]), backbone=backbone)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"has a run already \(config.yaml\). Use --resume to go on"):
+        train_multitask(tiny_multitask(output, steps=2), backbone=backbone)
+    train_multitask(tiny_multitask(output, steps=3, single=False), overwrite=True, backbone=backbone)
+    assert (output / "notes.txt").read_text() == "mine"
+    assert not (output / "seed-12").exists() and not (output / "seed-11" / "single").exists()
+    assert lines_of(output / "seed-11" / "shared")[-1]["step"] == 4
+
+
+def test_files_of_others_are_not_deleted_with_an_old_run(
+    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    train_multitask(tiny_multitask(output, steps=2, single=False), backbone=backbone)
+    mine = output / "seed-11" / "shared" / "tasks" / "first" / "mine.txt"
+    mine.write_text("mine")
+    before = tensors_of(output)
+    with pytest.raises(ConfigError, match="tasks/first holds mine.txt, which no run has written, and would be deleted"):
+        train_multitask(tiny_multitask(output, steps=2), overwrite=True, backbone=backbone)
+    assert tensors_of(output).keys() == before.keys()
+
+
+def test_an_old_run_stays_when_the_new_one_is_refused(
+    done: MultitaskResult, tiny_multitask: Settings, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(done.directory, output)
+    for settings in ({"prompts.layers": "first:9"}, {"tasks.first.data.path": str(tmp_path / "nowhere")}):
+        with pytest.raises((ConfigError, DataError)):
+            train_multitask(tiny_multitask(output, **settings), overwrite=True)
+    assert_same(output, done.directory)
+    assert (output / "results.json").exists()
+
+
+# What is wrong with data and settings.
+
+
+def test_a_data_set_without_data_is_named_before_anything_is_written(tiny_multitask: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^tasks.second: the task classification has no data of its own"):
+        train_multitask(tiny_multitask(tmp_path / "runs", **{"tasks.second.data.path": None}))
+    with pytest.raises(DataError, match="^tasks.first: .*nowhere"):
+        train_multitask(tiny_multitask(tmp_path / "runs", **{"tasks.first.data.path": str(tmp_path / "nowhere")}))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_metric_that_the_kind_lacks_is_refused(tiny_multitask: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^tasks.first: training.metric is 'f9', but classification is judged by"):
+        train_multitask(tiny_multitask(tmp_path / "runs", **{"training.metric": "f9"}))
+
+
+def test_notes_on_the_data_come_once_and_with_their_name(
+    tiny_multitask: Settings, tiny_data: Any, backbone: Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_bytes((tiny_data("classification") / "train.jsonl").read_bytes())
+    notes: list[str] = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    settings = {"tasks.first.data.path": str(tmp_path / "data"), "steps": 2}
+    train_multitask(tiny_multitask(tmp_path / "runs", **settings), backbone=backbone, report_for=lambda label: Told())
+    assert [note for note in notes if "No validation file" in note] == [
+        "first: No validation file: 2 of 24 train rows (development_fraction 0.1, seed 11) held out for validation."
+    ]
