@@ -93,6 +93,7 @@ def _without_outer_blanks(lines: list[str]) -> list[str]:
 def settings() -> list[str]:
     """Every key of the config, from its models."""
     from ptuning.config import RunConfig
+    from ptuning.multitask.settings import MultitaskConfig, TaskSettings
 
     lines = [
         "The keys of a config file. On the command line: `--set training.epochs=5`. Of several sources the later wins:",
@@ -101,13 +102,14 @@ def settings() -> list[str]:
     ]
     models: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
     models += [(name, field.annotation) for name, field in RunConfig.model_fields.items() if _is_group(field)]  # type: ignore[misc]
+    models += [("multi-task", MultitaskConfig), ("tasks.NAME", TaskSettings)]
     for prefix, model in models:
         title, about = (prefix, (model.__doc__ or "").splitlines()[0]) if prefix else ("top level", "")
         lines += [f"## {title}", "", *([about, ""] if about else []), *_header("key", "type", "default", "what it is")]
         for name, field in model.model_fields.items():
             if _is_group(field):
                 continue
-            key = f"{prefix}.{name}" if prefix else name
+            key = f"{prefix}.{name}" if prefix not in ("", "multi-task") else name
             lines.append(_row(f"`{key}`", _type_of(field), _default_of(field), field.description or ""))
         lines.append("")
     return lines

@@ -18,6 +18,7 @@ import ptuning
 from ptuning.cli.app import app
 from ptuning.config import load_config, setting_names
 from ptuning.data import load_data
+from ptuning.multitask.settings import load_multitask_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,7 +89,8 @@ def test_commands_exist(page: str, line: str) -> None:
 def test_settings_that_the_docs_name_are_settings(tmp_path: Path) -> None:
     for _, code in _blocks("yaml"):
         (tmp_path / "config.yaml").write_text(code, encoding="utf-8")
-        load_config(tmp_path / "config.yaml")
+        load = load_multitask_config if code.startswith("tasks:") else load_config
+        load(tmp_path / "config.yaml")
     for page, text in TEXTS.items():
         if page != "docs/errors.md":
             for name in re.findall(r"`(?:--set )?((?:data|prompts|head|training)\.[a-z_]+)(?:=[^`]*)?`", text):

@@ -8,6 +8,7 @@ import pytest
 from ptuning.errors import ConfigError
 from ptuning.multitask.settings import MultitaskConfig, load_multitask_config, parse_data
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TWO = "tasks: {a: {task: conll2004}, b: {task: wnut17}}\n"
 
 
@@ -142,3 +143,20 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     for word in ("tasks has 1", "`sampling`", "`shared_fraction`", "`sampel`", "training.epochs", "training.max_steps"):
         assert word in found
     assert "Did you mean `prompts.prompt_length`?" in found
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("multitask_*.yaml")), ids=lambda path: path.name)
+def test_shipped_configs_are_read_and_say_how_they_are_run(path: Path) -> None:
+    config = load_multitask_config(path)
+    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    assert f"ptuning multitask examples/{path.name}" in header
+    assert all(f"--data {name}=$PTUNING_DATA/{name}" in header for name in config.tasks)
+    ways, total = 2, len(config.tasks) * len(config.seeds) * config.steps
+    assert f"{ways * total:,} optimizer steps" in header
+
+
+def test_there_are_configs_of_two_kinds() -> None:
+    assert {load_multitask_config(path).kind for path in EXAMPLES.glob("multitask_*.yaml")} == {
+        "token_classification",
+        "classification",
+    }
