@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from ptuning import load
 from ptuning.backbones.loading import load_backbone
-from ptuning.config import DataConfig
+from ptuning.config import DataConfig, load_config
 from ptuning.data.batching import Example
 from ptuning.data.sources import TaskData
 from ptuning.errors import ConfigError, DataError
@@ -345,6 +345,7 @@ def test_a_run_trains_evaluates_and_predicts(
 ) -> None:
     overrides = {"training.epochs": 1, **({"data.predicate_input": predicate_input} if predicate_input else {})}
     result = train(tiny_run(tmp_path / "run", "semantic_role_labeling", **overrides))
+    assert load_config(tmp_path / "run" / "config.yaml").data.predicate_input == (predicate_input or "marked")
     assert evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics, abs=1e-6)
     predictor = load(tmp_path / "run" / "prompt")
     row = {"tokens": ["the", "blue", "lamp", "is", "late"], "predicate_index": 3}

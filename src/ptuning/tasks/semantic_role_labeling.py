@@ -1,6 +1,6 @@
 """Semantic role labeling: who did what to whom, as a BIO tag for each word, for one given predicate a row.
 
-Why the predicate is marked in place by default: in 400 steps on rows from the English Web Treebank with minilm, one seed
+Why the predicate is marked in place by default: in 400 steps on rows of the English Web Treebank with minilm, one seed
 (11), on the CPU, the better of the two validations had f1 0.301 marked and 0.184 appended, which is the official code's
 input. Asterisks with token type 1 for what they enclose had 0.300, so types are left alone. A run this short can tell
 such inputs apart, and says nothing of what either reaches in the end:
