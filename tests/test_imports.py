@@ -20,7 +20,7 @@ ROWS = (
     ("inference",),
     ("predictor", "linear_probe", "training"),
     ("evaluation", "multitask"),
-    ("demo",),
+    ("demo", "submission"),
     ("cli",),
 )
 BESIDE = {("metrics", "data")}

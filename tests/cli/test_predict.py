@@ -86,3 +86,72 @@ def test_a_reader_that_goes_away_is_no_traceback(trained: Path, tmp_path: Path) 
     assert process.wait() == 1
     assert error == ""
     process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def entailment(tiny_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of super_glue/rte, whose directory of data has a test file without labels."""
+    from ptuning.training.run import train
+
+    data = tmp_path_factory.mktemp("rte")
+    rows = [
+        {"premise": "the red lamp", "hypothesis": f"a {word}", "label": index % 2, "idx": index}
+        for index, word in enumerate(["lamp", "box", "desk", "door"] * 3)
+    ]
+    for split, some in (("train", rows), ("validation", rows[:4])):
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    unlabelled = [{key: row[key] for key in ("premise", "hypothesis", "idx")} for row in rows[:3]]
+    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unlabelled))
+    run = tmp_path_factory.mktemp("cli") / "rte"
+    train(tiny_run(run, **{"task": "super_glue/rte", "data.path": str(data), "training.epochs": 1}))
+    return run
+
+
+def test_the_test_split_of_a_run_becomes_a_submission(ptuning: Ptuning, entailment: Path, tmp_path: Path) -> None:
+    result = ptuning("predict", entailment, "--split", "test", "--format", "super_glue")
+    assert (result.status, result.err) == (0, "")
+    lines = _predictions(result.out)
+    assert [line["idx"] for line in lines] == [0, 1, 2]
+    assert {line["label"] for line in lines} <= {"entailment", "not_entailment"}
+    arguments = ("predict", entailment, "--split", "test", "--format", "super_glue", "--output")
+    assert ptuning(*arguments, f"{tmp_path}/sent/").status == 0
+    assert (tmp_path / "sent" / "RTE.jsonl").read_text() == result.out
+    other = ptuning(*arguments, tmp_path / "x.jsonl")
+    assert other.out == "" and "wrote" in other.err and "takes it by the name RTE.jsonl" in other.err
+    again = ptuning(*arguments, tmp_path / "x.jsonl")
+    assert again.status == 2 and "--overwrite to replace it" in again.err
+    assert ptuning(*arguments, tmp_path / "x.jsonl", "--overwrite").status == 0
+
+
+def test_data_with_other_columns_and_labels_are_predicted_too(
+    ptuning: Ptuning, entailment: Path, tmp_path: Path
+) -> None:
+    row = {"premise": "the red lamp", "hypothesis": "a lamp", "label": "whatever", "idx": 9}
+    (tmp_path / "validation.jsonl").write_text(json.dumps(row) + "\n")
+    arguments = ("predict", entailment, "--data", tmp_path, "--split", "validation")
+    assert _predictions(ptuning(*arguments, "--format", "super_glue").out)[0]["idx"] == 9
+    assert _predictions(ptuning(*arguments).out)[0]["label"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("rows.jsonl", "--split", "test"), 2, "FILE is rows.jsonl, and --data or --split was given too"),
+        (("--format", "csv"), 2, "--format is 'csv', expected one of json, "),
+        (("--split", "test", "--format", "squad"), 2, "--format squad was given, but "),
+        (("--split", "test_brown"), 2, "split is 'test_brown', expected one of train, validation, test"),
+    ],
+)
+def test_what_does_not_go_together_is_a_line(
+    arguments: tuple[str, ...], status: int, said: str, ptuning: Ptuning, entailment: Path
+) -> None:
+    result = ptuning("predict", entailment, *arguments)
+    assert (result.status, result.out) == (status, "")
+    assert said in result.err and result.err.count("\n") == 1
+
+
+def test_rows_without_idx_are_refused_for_a_grader(ptuning: Ptuning, entailment: Path) -> None:
+    row = json.dumps({"premise": "a", "hypothesis": "b"})
+    result = ptuning("predict", entailment, "--format", "super_glue", stdin=row)
+    assert (result.status, result.out) == (1, "")
+    assert "has no column 'idx', by which the grader knows the rows" in result.err

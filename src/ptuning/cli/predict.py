@@ -1,19 +1,26 @@
-"""`ptuning predict`: JSON lines out, in input order."""
+"""`ptuning predict`: predictions in input order, as JSON lines or as a benchmark's grader takes them."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ptuning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ptuning.predictor import LoadedTask
+    from ptuning.submission import Asked, Format
 
 EXAMPLES = """Examples:
 
     ptuning predict runs/tickets new_tickets.jsonl > answers.jsonl
 
     echo '{"text": "where is my parcel?"}' | ptuning predict runs/tickets -
+
+    ptuning predict runs/rte --split test --format super_glue --output submission/
 """
 
 _ROWS_AT_ONCE = 2000
@@ -21,19 +28,71 @@ _ROWS_AT_ONCE = 2000
 
 def command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or its prompt/.")],
-    file: Annotated[Path, typer.Argument(help="Rows to predict for; - reads JSON lines from stdin.")] = Path("-"),
+    file: Annotated[
+        Path | None, typer.Argument(help="Rows to predict for; - or nothing reads JSON lines from stdin.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Directory or data set with the split, instead of FILE. Default: the run's own.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Rows of a split, instead of FILE: test, or another. Labels need not be there."),
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", help="json, super_glue, glue, squad or conll: what the grader takes.")
+    ] = "json",
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A file, or a directory/ for the usual name. Default: stdout.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     backbone: Annotated[str | None, typer.Option(help="Default: the one the prompt was trained on.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best there is.")] = None,
 ) -> None:
-    """Predict rows of a file: one JSON object a row on stdout, in input order."""
+    """Predict rows: one JSON object a row on stdout, in input order, or the file that a benchmark's grader takes."""
+    if file is not None and (data is not None or split is not None):
+        raise ConfigError(
+            f"FILE is {file}, and --data or --split was given too, expected one source of rows. Leave one out."
+        )
     from ptuning.cli.quiet import quiet_libraries
-    from ptuning.data.unlabelled import load_rows
     from ptuning.predictor import load
+    from ptuning.submission import check_is_free, get_format, json_lines, paths_of, read_file, read_split, write_files
 
+    form = get_format(format_name)
     quiet_libraries()
     predictor = load(directory, backbone, device=device)
     task = predictor.tasks[0]
-    rows = load_rows(sys.stdin if str(file) == "-" else file, task.kind.name, task.columns, task.template)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        for prediction in predictor.predict_rows(rows[start : start + _ROWS_AT_ONCE]):
-            typer.echo(json.dumps(prediction, ensure_ascii=False))
+    form.check_task(task)
+    if data is not None or split is not None:
+        asked = read_split(task, data, split or "test")
+    else:
+        asked = read_file(sys.stdin if file is None or str(file) == "-" else file, task)
+    form.check_rows(task, asked)
+    paths = [] if output is None else paths_of(form.outputs(task, asked), output)
+    check_is_free(paths, overwrite=overwrite)
+    predictions = []
+    for start in range(0, len(asked.rows), _ROWS_AT_ONCE):
+        some = predictor.predict_rows(asked.rows[start : start + _ROWS_AT_ONCE])
+        if form.name == "json" and output is None:
+            typer.echo(json_lines(some), nl=False)  # as they come
+        else:
+            predictions += some
+    if form.name == "json" and output is None:
+        return
+    texts = form.texts(predictions, task, asked)
+    if output is None:
+        typer.echo(texts[0], nl=False)
+    else:
+        write_files(texts, paths, overwrite=overwrite)
+    _say(form, task, asked, paths)
+
+
+def _say(form: Format, task: LoadedTask, asked: Asked, paths: list[Path]) -> None:
+    """Says on stderr where files are, and what the grader wants to know them by."""
+    outputs = form.outputs(task, asked)
+    if not paths:
+        for more in outputs[1:]:
+            typer.echo(f"{more.name}, {more.what}, is written with --output alone.", err=True)
+        return
+    typer.echo(f"wrote {', '.join(map(str, paths))}", err=True)
+    if form.is_named and paths[0].name != outputs[0].name:
+        typer.echo(f"The benchmark takes it by the name {outputs[0].name}.", err=True)

@@ -1,0 +1,102 @@
+"""GLUE: a file of tab-separated values for each task, `index` and `prediction`.
+
+Names of files and labels are those that nyu-mll/jiant writes for the benchmark's server (v1, `jiant/evaluate.py`:
+`GLUE_NAME_MAP` and `_write_glue_preds`); so are three decimals for STS-B, and its limits 0 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ptuning.errors import ConfigError
+from ptuning.predictor import LoadedTask
+from ptuning.submission import ids
+from ptuning.submission.asked import Asked, preset_name
+from ptuning.submission.output import Output
+from ptuning.submission.super_glue import check_label_names
+from ptuning.tasks.kind import Prediction
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A task of the benchmark.
+
+    Attributes:
+        file: what it is called in a submission.
+        labels: our name of a label -> what the file says; empty for a number.
+        mismatched: the file of the other test set, if there are two.
+    """
+
+    file: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    mismatched: str | None = None
+
+
+def _places(*names: str) -> dict[str, str]:
+    return {name: str(place) for place, name in enumerate(names)}
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+_ENTAILMENT = _same("entailment", "not_entailment")
+
+SETS: Mapping[str, _Set] = {
+    "glue/cola": _Set("CoLA.tsv", _places("unacceptable", "acceptable")),
+    "glue/sst2": _Set("SST-2.tsv", _places("negative", "positive")),
+    "glue/mrpc": _Set("MRPC.tsv", _places("not_equivalent", "equivalent")),
+    "glue/stsb": _Set("STS-B.tsv"),
+    "glue/qqp": _Set("QQP.tsv", _places("not_duplicate", "duplicate")),
+    "glue/mnli": _Set("MNLI-m.tsv", _same("entailment", "neutral", "contradiction"), "MNLI-mm.tsv"),
+    "glue/qnli": _Set("QNLI.tsv", _ENTAILMENT),
+    "glue/rte": _Set("RTE.tsv", _ENTAILMENT),
+    "glue/wnli": _Set("WNLI.tsv", _places("not_entailment", "entailment")),
+}
+"""Preset -> its file."""
+
+_COLUMNS = ("idx", "index")  # on the hub, and in the files as they were released
+_LOWEST, _HIGHEST = 0.0, 5.0
+
+
+def check_task(task: LoadedTask) -> None:
+    """Checks that the prompt answers a task of GLUE, with its labels.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    name = preset_name(task)
+    if name not in SETS:
+        raise ConfigError(
+            f"--format glue was given, but {task.directory} was trained for {name}. Expected one of "
+            f"{', '.join(SETS)}. Train with --task and one of those, or use --format json."
+        )
+    check_label_names(task, SETS[name].labels, "glue")
+
+
+def check_rows(task: LoadedTask, asked: Asked) -> None:
+    """Checks that every record has its index.
+
+    Raises:
+        DataError: one has not, or two have the same.
+    """
+    ids.numbers(asked.table, _COLUMNS)
+
+
+def outputs(task: LoadedTask, asked: Asked) -> list[Output]:
+    """Returns the file of the task."""
+    own = SETS[preset_name(task)]
+    return [Output(own.mismatched if own.mismatched is not None and "mismatched" in asked.split else own.file)]
+
+
+def texts(predictions: Sequence[Prediction], task: LoadedTask, asked: Asked) -> list[str]:
+    """Returns what it holds, lines in the order of the rows."""
+    own = SETS[preset_name(task)]
+    lines = ["index\tprediction"]
+    for index, prediction in zip(ids.numbers(asked.table, _COLUMNS), predictions, strict=True):
+        if own.labels:
+            lines.append(f"{index}\t{own.labels[prediction['label']]}")
+        else:
+            lines.append(f"{index}\t{min(max(prediction['value'], _LOWEST), _HIGHEST):.3f}")
+    return ["\n".join(lines) + "\n"]
