@@ -81,26 +81,34 @@ def test_steps_that_do_not_divide_evenly_are_still_the_same(
     }
 
 
+@pytest.mark.parametrize("head_init", ["shared", "normal"])
 def test_a_run_goes_on_from_the_shared_prompts_bit_for_bit(
-    tiny_multitask: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head_init: str, tiny_multitask: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: dict[str, torch.Tensor] = {}
+    heads: dict[str, dict[str, torch.Tensor]] = {}
     assemble = execution.assemble_model
 
     def spy(config: Any, *args: Any, **more: Any) -> Any:
         model = assemble(config, *args, **more)
         starts[str(config.output)] = model.bank.prompts[0].folded()
+        heads[str(config.output)] = {name: t.clone() for name, t in model.heads[0].state_dict().items()}
         return model
 
     monkeypatch.setattr(execution, "assemble_model", spy)
     output = tmp_path / "runs"
-    train_multitask(tiny_multitask(output))
+    train_multitask(tiny_multitask(output, head_init=head_init))
     top = output / "seed-11"
     prompts = read_prompt(top / "shared").prompts
     for name in ("first", "second"):
         assert torch.equal(starts[str(top / "multi" / name)], prompts)
         assert not torch.equal(starts[str(top / "single" / name)], prompts)
-        assert torch.equal(read_prompt(top / "shared" / "tasks" / name).prompts, prompts)
+        saved = read_prompt(top / "shared" / "tasks" / name)
+        assert torch.equal(saved.prompts, prompts)
+        for stage, same in (("multi", head_init == "shared"), ("single", False)):
+            head = heads[str(top / stage / name)]
+            assert head.keys() == saved.head_tensors.keys()
+            assert torch.equal(head["linear.weight"], saved.head_tensors["linear.weight"]) == same
     assert load_config(top / "multi" / "first" / "config.yaml").prompts.init == str(top / "shared")
     assert find_prompt(top / "shared") == top / "shared" / "prompt"
 

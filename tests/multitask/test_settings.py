@@ -106,6 +106,15 @@ def test_data_given_twice_are_refused() -> None:
             TWO + "prompts: {prompt_length: 0}",
             "prompts.prompt_length is 0, expected at least 1: without prompts nothing is shared. Raise it.",
         ),
+        (
+            TWO + "head_init: new",
+            "`head_init` is 'new', expected 'shared' or 'normal'. Correct it, or leave it out for",
+        ),
+        (
+            TWO + "head: {init: runs/a}",
+            "head.init is 'runs/a', expected normal: each data set has a head of its own. Leave it out; `head_init` "
+            "says what heads start as after the shared stage.",
+        ),
         (TWO + "sampel: uniform", "`sampel` is not a setting. Did you mean `sampling`?"),
         (TWO + "training: {lr: 1}", "`training.lr` is not a setting. Did you mean `training.learning_rate`?"),
         (

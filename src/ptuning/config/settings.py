@@ -94,6 +94,9 @@ class HeadConfig(Settings):
         "refuse",
         description="pooler on a checkpoint without one: draw makes a random one, frozen, as the official code does",
     )
+    init: str = Field(
+        "normal", description="normal, or PATH of a saved prompt for the same labels, whose head it starts as"
+    )
     dropout: Float = Field(0.1, ge=0.0, lt=1.0, description="on what the head reads")
 
 

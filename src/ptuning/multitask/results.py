@@ -128,6 +128,7 @@ class MultitaskResult:
             "steps": self.config.steps,
             "shared_fraction": self.config.shared_fraction,
             "sampling": self.config.sampling,
+            "head_init": self.config.head_init,
             "seeds": self.config.seeds,
             "tasks": tasks,
         }

@@ -138,9 +138,11 @@ def _train_seed(
     )
     runs = [_of_shared(shared, seed, name, output) for name in prepared]
 
-    def run(stage: Stage, name: str, steps: int, prompts: PromptsConfig) -> StageResult:
+    def run(stage: Stage, name: str, steps: int, prompts: PromptsConfig, head_init: str = "normal") -> StageResult:
         place = top / stage / name
-        settings = _run_config(config, name, seed, place, steps).model_copy(update={"prompts": prompts})
+        head = config.head.model_copy(update={"init": head_init})
+        settings = _run_config(config, name, seed, place, steps)
+        settings = settings.model_copy(update={"prompts": prompts, "head": head})
         is_there = _is_there(place)
         result = train(
             settings,
@@ -155,7 +157,9 @@ def _train_seed(
     # The MLP, if there was one, is folded: what goes on are the prompts that it made.
     start = {"init": str(directory.resolve()), "init_text": None, "reparameterization": "none"}
     from_shared = config.prompts.model_copy(update=start)
-    runs += [run("multi", name, config.steps - config.shared_steps, from_shared) for name in prepared]
+    for name in prepared:
+        head_init = str((directory / TASKS_NAME / name).resolve()) if config.head_init == "shared" else "normal"
+        runs.append(run("multi", name, config.steps - config.shared_steps, from_shared, head_init))
     if config.single:
         runs += [run("single", name, config.steps, config.prompts) for name in prepared]
     return runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -50,6 +50,9 @@ class MultitaskConfig(Settings):
         gt=0.0,
         lt=1.0,
         description="share of all steps in which the prompts are shared; each data set has the rest",
+    )
+    head_init: Literal["shared", "normal"] = Field(
+        "shared", description="what heads start as after the shared stage: as they are at its end, or as new ones"
     )
     seeds: list[Int] = Field(default_factory=lambda: [11, 12, 13], description="everything is trained once with each")
     single: bool = Field(True, description="also train each data set alone, with as many steps")
@@ -116,6 +119,16 @@ class MultitaskConfig(Settings):
                 "prompts.prompt_length is 0, expected at least 1: without prompts nothing is shared. Raise it."
             )
         return prompts
+
+    @field_validator("head")
+    @classmethod
+    def _is_one_for_each(cls, head: HeadConfig) -> HeadConfig:
+        if head.init != "normal":
+            raise ValueError(
+                f"head.init is {head.init!r}, expected normal: each data set has a head of its own. Leave it out; "
+                "`head_init` says what heads start as after the shared stage."
+            )
+        return head
 
     @field_validator("training")
     @classmethod

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.families import position_limit
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.recomputation import start_recomputing
-from ptuning.checkpoint import read_prompt
+from ptuning.checkpoint import load_tensors_into, read_prompt
 from ptuning.config import PromptsConfig, RunConfig
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
@@ -75,6 +75,7 @@ def assemble_model(
     Raises:
         ConfigError: settings that contradict each other or the backbone.
         PromptError: a saved prompt to start from does not fit.
+        CheckpointError: a saved prompt to start from is damaged, or its head is of another form.
     """
     if config.training.gradient_checkpointing and not backbone.family.gradient_checkpointing:
         raise ConfigError(
@@ -115,6 +116,8 @@ def assemble_model(
         )
         for one in (kind, *other_kinds)
     ]
+    if config.head.init != "normal":
+        _start_head(heads[0], config.head.init, backbone, kind)
     model = PromptedModel(backbone, bank, heads, backbone_dropout=config.training.backbone_dropout)
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
@@ -146,6 +149,30 @@ def _initial_prompts(
     saved.backbone.require(backbone.identity)
     entry, wanted = Entry(tuple(saved.layers), saved.positions), Entry(layers, prompts.positions)
     return from_saved(saved.prompts, entry, wanted=wanted, prompt_length=prompts.prompt_length)
+
+
+def _start_head(head: nn.Module, init: str, backbone: Backbone, kind: TaskKind) -> None:
+    """Gives a new head the weights of a saved one."""
+    if not Path(init).exists():
+        raise ConfigError(
+            f"head.init is {init!r}, expected normal or the path of a saved prompt, and there is no such path. "
+            "Correct it."
+        )
+    saved = read_prompt(init)
+    saved.backbone.require(backbone.identity)
+    names = None if saved.task is None else saved.task.get("label_names")
+    wanted = getattr(kind, "label_names", None)
+    if saved.task is None or saved.task["kind"] != kind.name or (names and tuple(names)) != wanted:
+        found = "no head" if saved.task is None else f"a head for {saved.task['kind']} with {_shown(names)}"
+        raise ConfigError(
+            f"head.init is {init!r}, which has {found}, expected one for {kind.name} with {_shown(wanted)}. Name a "
+            "prompt that was trained for the same labels, or set head.init to normal."
+        )
+    load_tensors_into(head, saved.head_tensors, f"the head of {init}")
+
+
+def _shown(names: Sequence[str] | None) -> str:
+    return f"the labels {', '.join(names)}" if names else "no label names"
 
 
 def _from_examples(

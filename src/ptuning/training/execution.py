@@ -131,7 +131,8 @@ def execute(
 
 def _with_any_start(config: RunConfig) -> RunConfig:
     """A checkpoint has the values of all that is trained; what they once started from may be gone."""
-    return config.model_copy(update={"prompts": config.prompts.model_copy(update={"init": "normal"})})
+    groups = {name: getattr(config, name).model_copy(update={"init": "normal"}) for name in ("prompts", "head")}
+    return config.model_copy(update=groups)
 
 
 def _run(

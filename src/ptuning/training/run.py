@@ -182,7 +182,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         backbone = str(Path(backbone).resolve())
     if init not in ("normal", "tokens", "text"):
         init = str(Path(init).resolve())
+    head_init = config.head.init if config.head.init == "normal" else str(Path(config.head.init).resolve())
     groups = {
+        "head": config.head.model_copy(update={"init": head_init}),
         "data": config.data.model_copy(update={"path": path}),
         "prompts": config.prompts.model_copy(update={"init": init}),
     }
