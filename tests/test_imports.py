@@ -19,7 +19,7 @@ ROWS = (
     ("model", "sharing"),
     ("inference",),
     ("predictor", "linear_probe", "training"),
-    ("evaluation", "multitask"),
+    ("evaluation", "inspection", "multitask"),
     ("demo", "submission"),
     ("cli",),
 )

@@ -31,3 +31,16 @@ def shown_metrics(metrics: Mapping[str, float]) -> str:
 def shown_share(part: int, whole: int) -> str:
     """A part of a whole in percent."""
     return f"{part / whole:.2%}" if whole else "-"
+
+
+def print_pairs(title: str, pairs: Sequence[tuple[str, str]], *, width: int) -> None:
+    """Prints a title, and names and values below it, wrapped to a width."""
+    console = Console(highlight=False, width=width)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(escape(name), escape(value))
+    console.print(title, style="bold", markup=False)
+    console.print(table)
+    console.print()
