@@ -30,6 +30,7 @@ from pydantic.fields import FieldInfo  # noqa: E402
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
+_MOST_LABELS = 8
 _NOTE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
 
 
@@ -201,12 +202,33 @@ def _yes(value: bool) -> str:
 
 def tasks() -> list[str]:
     """Kinds of task and presets."""
+    from ptuning.cli.tasks import family_of
     from ptuning.data.columns import KIND_ROLES
     from ptuning.tasks import KINDS, PRESETS, get_kind
 
-    lines = ["What `--task` takes: a kind, with data of your own, or a preset.", "", "## Presets", ""]
-    lines += _header("preset", "kind", "metric", "what it is")
-    lines += [_row(f"`{t.name}`", f"`{t.kind}`", t.metric or "-", t.description) for t in PRESETS.values()]
+    lines = [
+        "What `--task` takes: a kind, with data of your own, or a preset. `ptuning tasks NAME` says all of one;",
+        "with `--show 3` it prints rows as the model will see them: record, texts, tokens, labels, and what is cut.",
+        "",
+        "## Presets",
+        "",
+    ]
+    for family in dict.fromkeys(map(family_of, PRESETS.values())):
+        members = [task for task in PRESETS.values() if family_of(task) == family]
+        lines += [f"### {family[0].upper()}{family[1:]}", ""]
+        lines += _header("preset", "kind", "metric", "recipes", "what it is")
+        lines += [
+            _row(f"`{t.name}`", f"`{t.kind}`", t.metric or "-", _recipes_of(t.name), t.description) for t in members
+        ]
+        lines += ["", *_header("preset", "data", "what is read", "labels")]
+        lines += [_row(f"`{t.name}`", _source_of(t), _read_by(t), _shown_labels(t)) for t in members]
+        lines.append("")
+        if any(t.how_to_get for t in members):
+            lines += [*(f"- `{t.name}`: {t.how_to_get}" for t in members if t.how_to_get), ""]
+    lines += [
+        'Data sets are named as `owner/name:configuration@revision`. "Not loaded yet": no test has loaded the',
+        "data set from the hub with this name and these columns. `‖` parts the two texts of a pair.",
+    ]
     lines += ["", "## Kinds", ""]
     options: dict[str, dict[str, Any]] = {
         "classification": {"label_names": ("no", "yes")},
@@ -231,6 +253,37 @@ def tasks() -> list[str]:
             "",
         ]
     return lines
+
+
+def _recipes_of(name: str) -> str:
+    from ptuning.cli.tasks import recipes_of
+
+    return str(len(recipes_of(name)) or "-")
+
+
+def _source_of(task: Any) -> str:
+    from ptuning.cli.tasks import source_of
+
+    where = source_of(task)
+    if task.source is None or where == "shipped":
+        return where
+    return f"`{where}`" + ("" if task.is_verified else " (not loaded yet)")
+
+
+def _read_by(task: Any) -> str:
+    from ptuning.tasks.templates import TEMPLATES
+
+    if task.templates:
+        return "; ".join(f"{number}: {TEMPLATES[name].description}" for number, name in enumerate(task.templates))
+    read = [f"{role}: {' or '.join(f'`{column}`' for column in columns)}" for role, columns in task.columns.items()]
+    return "; ".join(read) or "well-known names"
+
+
+def _shown_labels(task: Any) -> str:
+    names = task.label_names or ()
+    if not names:
+        return "-"
+    return ", ".join(names) if len(names) <= _MOST_LABELS else f"{len(names)}: {', '.join(names[:3])}, …"
 
 
 def _about(kind: type) -> list[str]:

@@ -843,6 +843,41 @@ def _(directory: Path) -> object:
     return load_rows(directory / "new.jsonl", "classification")
 
 
+@_case("command", "a grader's format for another task")
+def _(directory: Path) -> object:
+    return _command("predict", str(_run()), str(directory / "new.jsonl"), "--format", "super_glue")
+
+
+@_case("command", "a format that is not there")
+def _(directory: Path) -> object:
+    return _command("predict", str(_run()), "--format", "csv")
+
+
+@_case("command", "both a file and a split to predict")
+def _(directory: Path) -> object:
+    return _command("predict", str(_run()), "new.jsonl", "--split", "test")
+
+
+@_case("command", "ids that come twice, for a grader")
+def _(directory: Path) -> object:
+    from ptuning.data.formats import table_of
+    from ptuning.submission.ids import numbers
+
+    return numbers(table_of("test.jsonl", [{"idx": 4}, {"idx": 4}], [1, 2]), ("idx",))
+
+
+@_case("command", "an output that is there")
+def _(directory: Path) -> object:
+    (directory / "answers.jsonl").write_text("mine", encoding="utf-8")
+    (directory / "new.jsonl").write_text(json.dumps({"text": "fine"}), encoding="utf-8")
+    return _command("predict", str(_run()), "new.jsonl", "--output", "answers.jsonl")
+
+
+@_case("command", "rows to show without a task")
+def _(directory: Path) -> object:
+    return _command("tasks", "--show", "3")
+
+
 def table_row(case: Case, outcome: Outcome) -> str:
     """A case as a line of the table in docs/errors.md."""
     message = outcome.message.replace("|", "&#124;").replace("<", "&lt;").replace("\n", "<br>")
