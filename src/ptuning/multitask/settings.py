@@ -52,7 +52,7 @@ class MultitaskConfig(Settings):
         description="share of all steps in which the prompts are shared; each data set has the rest",
     )
     head_init: Literal["shared", "normal"] = Field(
-        "shared", description="what heads start as after the shared stage: as they are at its end, or as new ones"
+        "normal", description="what heads start as after the shared stage: normal, new ones; shared, as it left them"
     )
     seeds: list[Int] = Field(default_factory=lambda: [11, 12, 13], description="everything is trained once with each")
     single: bool = Field(True, description="also train each data set alone, with as many steps")
