@@ -39,9 +39,7 @@ def command(
     from ptuning.evaluation import evaluate
 
     quiet_libraries()
-    result = evaluate(
-        directory, data=data, split=split, backbone=backbone, fit_threshold=fit_threshold, device=device
-    )
+    result = evaluate(directory, data=data, split=split, backbone=backbone, fit_threshold=fit_threshold, device=device)
     for note in result.notes:
         typer.echo(note, err=True)
     if as_json:
