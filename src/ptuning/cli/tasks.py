@@ -83,9 +83,16 @@ def _print_all() -> None:
         rows += [[""] * 6] * (number > 0) + [[family.upper(), "", "", "", "", ""]]
         for t in tasks:
             rows.append(
-                [t.name, t.kind, t.metric or "-", source_of(t), _verified(t), str(len(recipes_of(t.name)) or "-")]
+                [
+                    t.name,
+                    t.kind,
+                    t.metric or "-",
+                    source_of(t).split("@")[0],
+                    _verified(t),
+                    str(len(recipes_of(t.name)) or "-"),
+                ]
             )
-    print_table(["preset", "kind", "metric", "data", "loaded", "recipes"], rows)
+    print_table(["preset", "kind", "metric", "data", "verified", "recipes"], rows)
     kinds = [[name, ", ".join(KIND_ROLES[name]), what] for name, what in KINDS.items()]
     print_table(["kind (bring your own data)", "columns", "what it is"], kinds)
 
