@@ -327,7 +327,7 @@ def _last_place(example: Example) -> tuple[int, int] | None:
 
 def segments_of(row: Row) -> list[tuple[str, str]]:
     """Returns (role, text) of what a row gives the model to read; labels, ids and marked characters are no text."""
-    left_out = {*LABEL_ROLES, *NAME_ROLES, "keep", "predicate_index"}
+    left_out = {*LABEL_ROLES, *NAME_ROLES, "keep", "keep_pair", "predicate_index"}
     found = []
     for role, value in row.items():
         if role in left_out:

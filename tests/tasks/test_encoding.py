@@ -103,8 +103,16 @@ def test_only_rows_that_mark_something_are_cut_around_it(tokenizer: Any) -> None
 def test_marks_that_do_not_fit_are_refused_with_the_length_that_would_do(tokenizer: Any) -> None:
     row = {"text": FILLER, "keep": [[0, 13]], "text_pair": "a b c d"}  # 3 marked, 4 of the pair, 3 special
     assert _cut(row, tokenizer, 10)[0] == "[CLS] one two three [SEP] a b c d [SEP]"
-    with pytest.raises(DataError, match=r"row 2: what its `keep` marks, .* are 10 tokens, but max_length is 9. Raise"):
+    with pytest.raises(DataError, match=r"row 2: what has to stay of it .* is 10 tokens, but max_length is 9. Raise"):
         KIND.encode([{**row, "keep": [[0, 3]]}, row], tokenizer, 9, training=False)
+
+
+def test_a_second_text_is_cut_around_its_own_marks(tokenizer: Any) -> None:
+    row = {"text": FILLER, "keep": [[0, 3]], "text_pair": "a b c lamp d e f", "keep_pair": [[6, 10]]}
+    full = len(tokenizer(row["text"], row["text_pair"])["input_ids"])
+    assert _cut(row, tokenizer, 7)[0] == "[CLS] one two [SEP] c lamp [SEP]"
+    assert _cut(row, tokenizer, 5)[0] == "[CLS] one [SEP] lamp [SEP]"
+    assert KIND.encode([row], tokenizer, full - 1, training=False)[0].length == full - 1
 
 
 class _Slow:

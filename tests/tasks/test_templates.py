@@ -64,6 +64,7 @@ def test_wic_1_is_a_pair_with_the_word_in_front() -> None:
     row = TEMPLATES["wic/1"].make(WIC)
     assert (row["text"], row["text_pair"]) == ("bank: She sat on the banks of the Aire.", "bank: The bank was shut.")
     assert _kept(row) == ["bank:", "banks"]
+    assert [row["text_pair"][start:end] for start, end in row["keep_pair"]] == ["bank:", "bank"]
 
 
 def test_wic_finds_the_word_where_its_place_is_not_given() -> None:

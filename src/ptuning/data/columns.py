@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ptuning.errors import DataError
 
 KIND_ROLES: dict[str, tuple[str, ...]] = {
-    "classification": ("text", "text_pair", "group", "keep", "label"),
+    "classification": ("text", "text_pair", "group", "keep", "keep_pair", "label"),
     "regression": ("text", "text_pair", "label"),
     "multiple_choice": ("text", "question", "choices", "label"),  # and choice1, choice2, ...
     "token_classification": ("tokens", "text", "tags"),

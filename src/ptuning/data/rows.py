@@ -46,6 +46,7 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
         "id": _identifier,
         "group": _identifier,
         "keep": _ranges,
+        "keep_pair": _ranges,
         "passage": _text,
         "query": _query,
         "entities": _some_texts,
@@ -67,7 +68,7 @@ def read_rows(table: Table, kind: str, columns: Mapping[str, str], labels: Label
             is_unlabelled = value is None or (kind == "cloze" and value == [])
             if is_unlabelled and role in LABEL_ROLES and labels == "optional":
                 continue
-            if value is None and role == "keep":
+            if value is None and role in ("keep", "keep_pair"):
                 continue
             if value is None:
                 state = "has no value" if column in record else "is missing"
@@ -134,12 +135,14 @@ def _check_row(row: Row, place: str) -> None:
             f"{place}: predicate_index is {row['predicate_index']}, but there are {len(row['tokens'])} tokens. "
             "Expected the number of the predicate's word, counted from 0; correct the row."
         )
-    for start, end in row.get("keep", ()):
-        if not 0 <= start < end <= len(row["text"]):
-            raise DataError(
-                f"{place}: 'keep' has the range [{start}, {end}], but its text has {len(row['text'])} characters. "
-                "Expected [first, end] with 0 <= first < end, counted in characters from 0; correct the row."
-            )
+    for role, marked in (("keep", "text"), ("keep_pair", "text_pair")):
+        for start, end in row.get(role, ()):
+            length = len(row.get(marked, ""))
+            if not 0 <= start < end <= length:
+                raise DataError(
+                    f"{place}: {role!r} has the range [{start}, {end}], but its {marked} has {length} characters. "
+                    "Expected [first, end] with 0 <= first < end, counted in characters from 0; correct the row."
+                )
     if "answers" in row and "context" in row:
         for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
             found = row["context"][start : start + len(text)] if start >= 0 else ""

@@ -35,8 +35,8 @@ class Classification(TaskKind):
     """One of several labels; rows have `text`, perhaps `text_pair`, and `label` (a name).
 
     Where a pair is too long, the end of the longer text is cut. A row may mark what must stay: `keep`, a list of
-    [first, end] characters of `text`. Such a row keeps its whole `text_pair` too, and loses the tokens of `text` that
-    are farthest from those marked.
+    [first, end] characters of `text`, and `keep_pair`, the same of `text_pair`. Such a row loses the tokens that are
+    farthest from those marked; without `keep_pair` its whole `text_pair` stays.
 
     Rows may have a `group`, such as the question that they are answers to: where all have one, `exact_match` is scored
     too, the part of groups whose rows are all right.

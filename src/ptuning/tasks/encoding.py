@@ -70,14 +70,16 @@ def encode_texts(
 def cut_around(
     tokenizer: Any, row: Mapping[str, Any], max_length: int, *, number: int
 ) -> tuple[list[int], list[int] | None]:
-    """Tokenize the texts of one row, and cut what is far from the marked characters of the first.
+    """Tokenize the texts of one row, and cut what is far from the marked characters.
 
-    What is marked stays, and so does the whole second text. Of the other tokens those go first that are the most tokens
-    away from any marked one, of equally far ones the last. A row that is short enough is not cut.
+    What is marked stays, and so does the whole second text where nothing is marked in it. Of the other tokens those go
+    first that are the most tokens away from any marked one of their text, of equally far ones the last. A row that is
+    short enough is not cut.
 
     Args:
         tokenizer: a transformers tokenizer.
-        row: with `text`, perhaps `text_pair`, and `keep`: [first, end] characters of the text.
+        row: with `text`, perhaps `text_pair`, `keep`: [first, end] characters of the text, and perhaps `keep_pair`: the
+            same of the second text.
         max_length: tokens a sequence at most, special ones counted.
         number: of the row, from 1, for messages.
 
@@ -102,26 +104,29 @@ def cut_around(
         return ids, types
     check_is_fast(tokenizer, "cutting texts around what `keep` marks")
     offsets = encoded["offset_mapping"]
-    own = [place for place, part in enumerate(encoded.sequence_ids(0)) if part == 0]
-    is_marked = [any(offsets[i][0] < end and offsets[i][1] > start for start, end in row["keep"]) for i in own]
-    marked = [order for order, flag in enumerate(is_marked) if flag]
-    others = [order for order, flag in enumerate(is_marked) if not flag]
+    others: list[tuple[int, int]] = []  # (tokens to the nearest marked one, place) of what may go
+    for part, ranges in ((0, row["keep"]), (1, row.get("keep_pair"))):
+        if not ranges:
+            continue
+        own = [place for place, other in enumerate(encoded.sequence_ids(0)) if other == part]
+        marked = [p for p in own if any(offsets[p][0] < end and offsets[p][1] > start for start, end in ranges)]
+        others += [(_distance(place, marked), place) for place in own if place not in marked]
     needed = len(ids) - len(others)
     if needed > max_length:
         raise DataError(
-            f"row {number}: what its `keep` marks, its text_pair and special tokens are {needed} tokens, but "
-            f"max_length is {max_length}. Raise data.max_length to at least {needed}, or mark less."
+            f"row {number}: what has to stay of it (marked words, a text_pair without any, special tokens) is {needed} "
+            f"tokens, but max_length is {max_length}. Raise data.max_length to at least {needed}, or shorten the row."
         )
-    others.sort(key=lambda order: (-_distance(order, marked), -order))
-    gone = {own[order] for order in others[: len(ids) - max_length]}
+    others.sort(key=lambda item: (-item[0], -item[1]))
+    gone = {place for _, place in others[: len(ids) - max_length]}
     stays = [place for place in range(len(ids)) if place not in gone]
     return [ids[place] for place in stays], None if types is None else [types[place] for place in stays]
 
 
-def _distance(order: int, marked: Sequence[int]) -> int:
+def _distance(place: int, marked: Sequence[int]) -> int:
     """Tokens to the nearest marked one; 0 where there is none."""
-    after = bisect_left(marked, order)
-    return min((abs(order - other) for other in marked[max(after - 1, 0) : after + 1]), default=0)
+    after = bisect_left(marked, place)
+    return min((abs(place - other) for other in marked[max(after - 1, 0) : after + 1]), default=0)
 
 
 def text_pairs(rows: Sequence[dict[str, Any]]) -> list[str] | None:

@@ -64,9 +64,9 @@ def _wic_pair(record: Record) -> dict[str, Any]:
     word = _text(record, "word")
     texts = [f"{word}: {_text(record, column)}" for column in ("sentence1", "sentence2")]
     start = len(word) + 2
-    place = _occurrence(record, "1")
-    keep = [[0, start - 1], *([] if place is None else [[start + place[0], start + place[1]]])]
-    return {"text": texts[0], "text_pair": texts[1], "keep": keep}
+    places = [_occurrence(record, which) for which in "12"]
+    keep = [[[0, start - 1], *([] if place is None else [[start + place[0], start + place[1]]])] for place in places]
+    return {"text": texts[0], "text_pair": texts[1], "keep": keep[0], "keep_pair": keep[1]}
 
 
 def _span(record: Record, which: str) -> tuple[int, int]:
@@ -145,7 +145,7 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 "wic/1",
                 ("word", "sentence1", "sentence2"),
                 _wic_pair,
-                ("text", "text_pair", "keep"),
+                ("text", "text_pair", "keep", "keep_pair"),
                 optional=("start1", "end1", "start2", "end2"),
                 description="{word}: {sentence1} ‖ {word}: {sentence2}",
             ),
