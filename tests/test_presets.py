@@ -19,7 +19,7 @@ import pytest
 import ptuning
 from ptuning.config import load_config
 from ptuning.data.formats import table_of
-from ptuning.data.hub import CONVERTED, HubSource
+from ptuning.data.hub import CONVERTED, HubSource, hub_table
 from ptuning.data.nested import unnested
 from ptuning.evaluation import evaluate
 from ptuning.tasks import PRESETS, Task
@@ -338,8 +338,14 @@ def test_the_sets_on_the_hub_have_the_columns_that_presets_read(name: str) -> No
     source = PRESETS[name].source
     assert isinstance(source, HubSource)
     arguments: dict[str, Any] = {"revision": source.revision, "streaming": True}
-    arguments |= {"data_dir" if source.revision == CONVERTED else "name": source.config}
+    if source.config is not None:
+        arguments["data_dir" if source.revision == CONVERTED else "name"] = source.config
     loaded = datasets.load_dataset(source.name, **arguments)
-    row = next(iter(itertools.islice(loaded[source.splits.get("train", "train")], 1)))
+    train_rows = loaded[source.splits.get("train", "train")]
+    row = next(iter(itertools.islice(train_rows, 1)))
     expected = {column for column in _rows(PRESETS[name], "train")[0] if column not in ("idx", "id", "title")}
     assert expected <= set(row)
+    classes = hub_table(datasets.Dataset.from_list([row], features=train_rows.features), name).class_names
+    label_column = next((column for column in ("label", "coarse_label", "ner_tags") if column in classes), None)
+    if label_column is not None and PRESETS[name].label_names is not None:
+        assert classes[label_column] == PRESETS[name].label_names

@@ -28,12 +28,14 @@ class HubSource:
         revision: branch, tag or commit; `CONVERTED` for sets whose main branch has a script and no data.
         splits: our name of a split -> the set's own, where they differ; splits that are named here are known by these
             names alone.
+        advice: what else can be done where it cannot be loaded, such as where licensed data come from.
     """
 
     name: str
     config: str | None = None
     revision: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
+    advice: str = ""
 
     def __str__(self) -> str:
         return self.name + (f":{self.config}" if self.config else "") + (f"@{self.revision}" if self.revision else "")
@@ -82,10 +84,11 @@ def open_hub(source: HubSource) -> Mapping[str, Any]:
     except Exception as error:  # network, authorization, parsing: each library below has exceptions of its own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         where = "" if is_local else f"there is no directory {source.name} here, and "
+        advice = f" Or give a directory with --data. {source.advice}" if source.advice else ""
         raise DataError(
             f"{where}the data set {str(source)!r} could not be loaded ({reason}). Expected a directory, or a data set "
             "on https://huggingface.co/datasets as owner/name or owner/name:config. Check the name and the network, or "
-            "download it and give the directory."
+            f"download it and give the directory.{advice}"
         ) from error
     return loaded
 

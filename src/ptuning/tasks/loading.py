@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from ptuning.config import RunConfig
@@ -37,6 +38,8 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
             f"data.predicate_input is {settings.predicate_input!r}, but {task.name} is {task.kind}, which has no "
             "predicate. It is a setting of semantic_role_labeling; leave it out."
         )
+    if isinstance(source, HubSource):
+        source = replace(source, advice=task.how_to_get)
     return load_data(
         task_source(task, source),
         kind=task.kind,

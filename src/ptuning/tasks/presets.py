@@ -82,9 +82,7 @@ def _bio_tags(*types: str) -> tuple[str, ...]:
 
 _NO_YES = ("False", "True")
 _ENTAILMENT = ("entailment", "not_entailment")
-_GLUE_TEXTS = ("sentence1", "#1 String", "question1", "premise")
-_GLUE_PAIRS = ("sentence2", "#2 String", "question2", "hypothesis")
-_GLUE_LABELS = ("label", "Quality", "is_duplicate", "gold_label", "score")
+_SENTENCES_OF_A_PAIR = {"text": ("sentence1",), "text_pair": ("sentence2",)}
 
 
 def _super_glue(config: str) -> HubSource:
@@ -208,7 +206,7 @@ _GLUE = (
     Task(
         name="glue/cola",
         kind="classification",
-        columns={"text": ("sentence",), "label": _GLUE_LABELS},
+        columns={"text": ("sentence",), "label": ("label",)},
         label_names=("unacceptable", "acceptable"),
         metric="matthews",
         source=_glue("cola"),
@@ -217,7 +215,7 @@ _GLUE = (
     Task(
         name="glue/sst2",
         kind="classification",
-        columns={"text": ("sentence",), "label": _GLUE_LABELS},
+        columns={"text": ("sentence",), "label": ("label",)},
         label_names=("negative", "positive"),
         metric="accuracy",
         source=_glue("sst2"),
@@ -226,7 +224,11 @@ _GLUE = (
     Task(
         name="glue/mrpc",
         kind="classification",
-        columns={"text": _GLUE_TEXTS, "text_pair": _GLUE_PAIRS, "label": _GLUE_LABELS},
+        columns={
+            "text": ("sentence1", "#1 String"),
+            "text_pair": ("sentence2", "#2 String"),
+            "label": ("label", "Quality"),
+        },
         label_names=("not_equivalent", "equivalent"),
         metric="accuracy",
         source=_glue("mrpc"),
@@ -235,7 +237,7 @@ _GLUE = (
     Task(
         name="glue/stsb",
         kind="regression",
-        columns={"text": _GLUE_TEXTS, "text_pair": _GLUE_PAIRS, "label": _GLUE_LABELS},
+        columns={**_SENTENCES_OF_A_PAIR, "label": ("label", "score")},
         metric="pearson",
         source=_glue("stsb"),
         description="how similar two sentences are, from 0 to 5; Pearson and Spearman correlation",
@@ -243,7 +245,7 @@ _GLUE = (
     Task(
         name="glue/qqp",
         kind="classification",
-        columns={"text": _GLUE_TEXTS, "text_pair": _GLUE_PAIRS, "label": _GLUE_LABELS},
+        columns={"text": ("question1",), "text_pair": ("question2",), "label": ("label", "is_duplicate")},
         label_names=("not_duplicate", "duplicate"),
         metric="accuracy",
         source=_glue("qqp"),
@@ -253,7 +255,11 @@ _GLUE = (
         name="glue/mnli",
         kind="classification",
         # Its tsv files have parses of the sentences too.
-        columns={"text": ("premise", "sentence1"), "text_pair": ("hypothesis", "sentence2"), "label": _GLUE_LABELS},
+        columns={
+            "text": ("premise", "sentence1"),
+            "text_pair": ("hypothesis", "sentence2"),
+            "label": ("label", "gold_label"),
+        },
         label_names=("entailment", "neutral", "contradiction"),
         metric="accuracy",
         source=_glue(
@@ -269,7 +275,7 @@ _GLUE = (
     Task(
         name="glue/qnli",
         kind="classification",
-        columns={"text": ("question",), "text_pair": ("sentence",), "label": _GLUE_LABELS},
+        columns={"text": ("question",), "text_pair": ("sentence",), "label": ("label",)},
         label_names=_ENTAILMENT,
         metric="accuracy",
         source=_glue("qnli"),
@@ -278,7 +284,7 @@ _GLUE = (
     Task(
         name="glue/rte",
         kind="classification",
-        columns={"text": _GLUE_TEXTS, "text_pair": _GLUE_PAIRS, "label": _GLUE_LABELS},
+        columns={**_SENTENCES_OF_A_PAIR, "label": ("label",)},
         label_names=_ENTAILMENT,
         metric="accuracy",
         source=_glue("rte"),
@@ -287,7 +293,7 @@ _GLUE = (
     Task(
         name="glue/wnli",
         kind="classification",
-        columns={"text": _GLUE_TEXTS, "text_pair": _GLUE_PAIRS, "label": _GLUE_LABELS},
+        columns={**_SENTENCES_OF_A_PAIR, "label": ("label",)},
         label_names=("not_entailment", "entailment"),
         metric="accuracy",
         source=_glue("wnli"),
