@@ -283,6 +283,18 @@ def _(directory: Path) -> object:
     )
 
 
+@_case("data", "entities that are no spans")
+def _(directory: Path) -> object:
+    rows = [{"tokens": ["to", "Rome"], "entities": ["Rome"]}]
+    return _load(directory, "token_classification", {"train.jsonl": rows})
+
+
+@_case("data", "a document's sentence without frames")
+def _(directory: Path) -> object:
+    rows = [{"document_id": "d1", "sentences": [{"words": ["He", "left"]}]}]
+    return _load(directory, "semantic_role_labeling", {"train.jsonl": rows})
+
+
 @_case("data", "data.columns names a missing column")
 def _(directory: Path) -> object:
     return _load(directory, "classification", {"train.jsonl": _GOOD}, columns={"text": "texts"})

@@ -72,3 +72,49 @@ def test_a_frame_that_does_not_fit_its_sentence_is_refused(tags: list[str]) -> N
         DataError, match="a row 1: a frame of 'go' in sentence d1:0 has . tags for 5 words, expected one"
     ):
         unnested(_documents(srl_frames=[{"verb": "go", "frames": tags}]), "semantic_role_labeling")
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "problem", "expected"),
+    [
+        (
+            "token_classification",
+            {"tokens": ["a"], "entities": ["Loc"]},
+            "has another form",
+            "entities\\[\\], each with",
+        ),
+        (
+            "token_classification",
+            {"tokens": ["a"], "entities": [{"start": 0, "end": 1}]},
+            "has no 'type'",
+            "tokens and",
+        ),
+        ("token_classification", {"tokens": ["a"], "entities": None}, "has another form", "tokens and entities"),
+        ("token_classification", {"tokens": ["a"], "entities": {"start": [0]}}, "has another form", "tokens and"),
+        ("token_classification", {"sentences": ["a b"]}, "has another form", "words\\[\\] and named_entities"),
+        ("token_classification", {"sentences": [{"words": ["a"]}]}, "has no 'named_entities'", "words"),
+        ("semantic_role_labeling", {"sentences": [{"words": ["a"]}]}, "has no 'srl_frames'", "srl_frames"),
+        (
+            "semantic_role_labeling",
+            {"sentences": [{"words": ["a"], "srl_frames": [{"verb": "a"}]}]},
+            "has no 'fr",
+            "fra",
+        ),
+        ("semantic_role_labeling", {"id": 3}, "has no 'sentences'", "sentences"),
+    ],
+)
+def test_records_that_nest_otherwise_are_refused_with_their_place_and_the_expected_form(
+    kind: str, record: dict[str, Any], problem: str, expected: str
+) -> None:
+    good = {"tokens": [], "entities": []} if "entities" in record else {"sentences": []}
+    with pytest.raises(
+        DataError, match=f"^a.jsonl:8: the record {problem}.*\\. Expected .*{expected}.*\\. Correct or remove it.$"
+    ):
+        unnested(table_of("a.jsonl", [good, record], [3, 8]), kind)
+
+
+def test_sentences_remember_the_line_of_their_document() -> None:
+    table = _documents()
+    nested = Table(table.name, table.columns, table.records * 2, [4, 6])
+    for kind in ("token_classification", "semantic_role_labeling"):
+        assert unnested(nested, kind).lines == [4, 4, 6, 6]

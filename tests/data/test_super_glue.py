@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ptuning.data.formats import Table, read_table, table_of
+from ptuning.data.flat import read_flat
+from ptuning.data.formats import Table, table_of
 from ptuning.data.super_glue import flatten
 from ptuning.errors import DataError
 
@@ -143,7 +144,7 @@ def test_nested_lines_are_made_flat_when_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "val.jsonl"
     path.write_text(f"\n{json.dumps(MULTIRC)}\n")
     for kind in ("classification", "multiple_choice"):
-        table = read_table(path, kind)
+        table = read_flat(path, kind)
         assert (len(table.records), table.where(2)) == (3, f"{path}:2")
 
 

@@ -92,7 +92,6 @@ def read_table(path: Path, kind: str) -> Table:
     Raises:
         DataError: the file cannot be read, is not what its name says, or has no rows.
     """
-    from ptuning.data.super_glue import flatten
     from ptuning.data.text_formats import read_directory, text_reader
 
     name = path.name.lower().removesuffix(".gz")
@@ -103,7 +102,7 @@ def read_table(path: Path, kind: str) -> Table:
         elif suffix == ".jsonl":
             # Bytes, not a stream of a packed file: damage shows before the first line is looked at.
             with io.BytesIO(read_bytes(path)) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
-                table = flatten(read_json_lines(stream, str(path)))
+                table = read_json_lines(stream, str(path))
         elif suffix == ".json":
             table = read_json(read_bytes(path), str(path), kind)
         elif suffix == ".csv":

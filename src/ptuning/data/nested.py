@@ -5,10 +5,16 @@ What is made has the columns that files of the same task have. Tables of another
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ptuning.data.formats import Table
+from ptuning.data.formats import Table, table_of
 from ptuning.errors import DataError
+
+_ENTITIES = "tokens and entities[], each with start, end (the token behind the last) and type"
+_TAGGED = "sentences[], each with words[] and named_entities[]"
+_FRAMED = "sentences[], each with words[] and srl_frames[], each with frames[], a BIO tag a word"
 
 
 def unnested(table: Table, kind: str) -> Table:
@@ -22,7 +28,8 @@ def unnested(table: Table, kind: str) -> Table:
         kind: kind of task.
 
     Raises:
-        DataError: entities overlap or lie outside their sentence; a frame does not fit its sentence.
+        DataError: a record nests in another way; entities overlap or lie outside their sentence; a frame does not fit
+            its sentence.
     """
     if kind == "token_classification" and {"tokens", "entities"} <= set(table.columns):
         return _with_tags(table) if not {"tags", "ner_tags"} & set(table.columns) else table
@@ -31,11 +38,22 @@ def unnested(table: Table, kind: str) -> Table:
     return table
 
 
+@contextmanager
+def _form(place: str, expected: str) -> Iterator[None]:
+    """Turn what looking into a record of another form raises into an error with its place and the expected form."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"has no {error}" if isinstance(error, KeyError) else f"has another form ({error})"
+        raise DataError(f"{place}: the record {problem}. Expected {expected}. Correct or remove it.") from error
+
+
 def _with_tags(table: Table) -> Table:
-    records = [
-        {"tokens": record["tokens"], "tags": _tags(record, table.where(index))}
-        for index, record in enumerate(table.records)
-    ]
+    records = []
+    for index, record in enumerate(table.records):
+        place = table.where(index)
+        with _form(place, _ENTITIES):
+            records.append({"tokens": record["tokens"], "tags": _tags(record, place)})
     return Table(table.name, ("tokens", "tags"), records, table.lines, {}, table.notes, table.files)
 
 
@@ -56,17 +74,24 @@ def _tags(record: dict[str, Any], place: str) -> list[str]:
 def _sentences(table: Table, kind: str) -> Table:
     """Documents to sentences; numbers of `named_entities` keep their class names."""
     records: list[dict[str, Any]] = []
+    lines: list[int] = []
+    is_tagging = kind == "token_classification"
     for index, document in enumerate(table.records):
-        for number, sentence in enumerate(document["sentences"]):
-            identifier = f"{document.get('document_id', index)}:{number}"
-            if kind == "token_classification":
-                records.append({"tokens": sentence["words"], "tags": sentence["named_entities"]})
-                continue
-            for frame in sentence["srl_frames"]:
-                records.append(_frame(sentence["words"], frame, identifier, table.where(index)))
-    columns = tuple(dict.fromkeys(name for record in records for name in record))
-    names = table.class_names.get("sentences.named_entities") if kind == "token_classification" else None
-    return Table(table.name, columns, records, None, {"tags": names} if names else {}, table.notes)
+        place = table.where(index)
+        made: list[dict[str, Any]] = []
+        with _form(place, _TAGGED if is_tagging else _FRAMED):
+            for number, sentence in enumerate(document["sentences"]):
+                identifier = f"{document.get('document_id', index)}:{number}"
+                if is_tagging:
+                    made.append({"tokens": sentence["words"], "tags": sentence["named_entities"]})
+                    continue
+                for frame in sentence["srl_frames"]:
+                    made.append(_frame(sentence["words"], frame, identifier, place))
+        records += made
+        lines += [0 if table.lines is None else table.lines[index]] * len(made)
+    flat = table_of(table.name, records, None if table.lines is None else lines)
+    names = table.class_names.get("sentences.named_entities") if is_tagging else None
+    return Table(flat.name, flat.columns, records, flat.lines, {"tags": names} if names else {}, table.notes)
 
 
 def _frame(words: list[str], frame: dict[str, Any], identifier: str, place: str) -> dict[str, Any]:

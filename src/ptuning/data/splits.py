@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ptuning.data.file_names import find_splits
-from ptuning.data.formats import Table, read_table, suffixes_for
+from ptuning.data.flat import flat, read_flat
+from ptuning.data.formats import Table, suffixes_for
 from ptuning.data.hub import HubSource, hub_table, is_hub_name, open_hub, parse_hub_name
-from ptuning.data.nested import unnested
 from ptuning.errors import DataError
 
 Split = str
@@ -53,9 +53,7 @@ def load_tables(
         files = find_splits(directory, kind)
         if files:
             needed = needed_splits(files, wanted)
-            return {
-                split: unnested(read_table(file, kind), kind) for split, file in files.items() if split in needed
-            }, list(files)
+            return {split: read_flat(file, kind) for split, file in files.items() if split in needed}, list(files)
         if any(directory.rglob("*.parquet")) or (directory / "README.md").is_file():
             return _hub_splits(HubSource(name, hub.config, None, hub.splits), kind, wanted)
         inside = sorted(entry.name for entry in directory.iterdir())
@@ -98,7 +96,7 @@ def _hub_splits(
         )
     needed = needed_splits(found, wanted)
     tables = {
-        split: unnested(hub_table(loaded[own], f"{source.name} {own}"), kind)
+        split: flat(hub_table(loaded[own], f"{source.name} {own}"), kind)
         for split, own in found.items()
         if split in needed
     }

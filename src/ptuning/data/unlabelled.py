@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptuning.data.columns import KIND_ROLES, LABEL_ROLES, NAME_ROLES, resolve_columns
-from ptuning.data.formats import Table, read_json_lines, read_table, suffixes_for, table_of
+from ptuning.data.flat import read_flat
+from ptuning.data.formats import Table, suffixes_for, table_of
 from ptuning.data.rows import Row, read_rows, short
 from ptuning.data.template import Template
 from ptuning.errors import DataError
@@ -35,19 +36,18 @@ def load_rows(
 
 
 def load_table(source: str | Path | IO[bytes] | IO[str], kind: str) -> Table:
-    """Load one file, or a stream of JSON lines, as it is.
+    """Load one file, or a stream of JSON lines, with a record a row.
 
     Raises:
         DataError: it cannot be read.
     """
     check_kind(kind)
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.is_file():
-            raise DataError(f"{path} is not a file. Expected {', '.join(suffixes_for(kind))}, or JSON lines on stdin.")
-        return read_table(path, kind)
-    stream = getattr(source, "buffer", source)  # bytes, so that a byte that is not UTF-8 has a line number
-    return read_json_lines(stream, str(getattr(source, "name", "<stream>")))
+        source = Path(source)
+        if not source.is_file():
+            expected = ", ".join(suffixes_for(kind))
+            raise DataError(f"{source} is not a file. Expected {expected}, or JSON lines on stdin.")
+    return read_flat(source, kind)
 
 
 def rows_from_records(
