@@ -145,16 +145,26 @@ def test_windows_say_where_the_answer_is_and_how_near_the_cut(show: Callable[...
     assert [one.title for one in sequences] == [f"window {n + 1} of {len(sequences)}" for n in range(len(sequences))]
     assert all(one.is_window and one.num_cut for one in sequences)
     found = [one for one in sequences if _marked(one, "answer")]
-    assert found and all(one.label == "no answer here" for one in sequences if one not in found)
+    elsewhere = "the answer is not whole in this window"
+    assert found and all(one.label == elsewhere for one in sequences if one not in found)
+    unanswerable = {**row, "answers": {"text": [], "answer_start": []}}
+    sequences = show("question_answering", [unanswerable], **{"data.max_length": 40}).rows[0].sequences
+    assert [one.label for one in sequences] == ["no answer"] * len(sequences)
     near = [note for one in found for note in one.notes]
     assert any("The answer is within 5 tokens of the window's" in note for note in near)
 
 
-def test_training_sees_the_first_window_of_a_long_sentence(show: Callable[..., Inspection]) -> None:
-    row = {"tokens": ["box"] * 30 + ["leeds"], "ner_tags": ["O"] * 30 + ["B-PLACE"]}
+def test_training_sees_the_first_window_of_a_long_sentence_which_alone_says_what_it_lacks(
+    show: Callable[..., Inspection],
+) -> None:
+    row = {"tokens": ["leeds"] + ["box"] * 40 + ["leeds"], "ner_tags": ["B-PLACE"] + ["O"] * 40 + ["B-PLACE"]}
     shown = show("token_classification", [row], **{"data.max_length": 20}).rows[0]
-    assert (len(shown.sequences), shown.seen_in_training) == (2, 1)
-    assert "1 words with a tag other than O are in other windows" in shown.sequences[0].notes[0]
+    assert (len(shown.sequences), shown.seen_in_training) == (3, 1)
+    assert [one.notes for one in shown.sequences] == [
+        ("1 words with a tag other than O are in other windows; training sees this one alone.",),
+        (),
+        (),
+    ]
 
 
 def test_shifted_prompts_leave_less_room(show: Callable[..., Inspection]) -> None:

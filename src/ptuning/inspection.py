@@ -48,7 +48,7 @@ class ShownSequence:
         label: what is asked of the sequence as a whole; empty where it has none.
         cut: tokens that are left out of it, as one text; empty where all are there.
         num_cut: how many they are.
-        is_window: whether what is left out is in other windows of the row.
+        is_window: whether what is left out is in other windows of the row, which may share tokens with this one.
         notes: what is to be known about its length, one sentence each.
     """
 
@@ -199,11 +199,11 @@ def _sequence(
     return ShownSequence(
         title=_title(kind, row, number, num_examples, place),
         tokens=tuple(ShownToken(text, mark) for text, mark in zip(texts, marks, strict=True)),
-        label=_label(kind, row, example, place),
+        label=_label(kind, row, example, place, num_examples),
         cut=tokenizer.decode([full_ids[position] for position in gone]) if gone else "",
         num_cut=len(gone),
         is_window=num_examples > 1 and kind.name != "cloze",
-        notes=_notes(kind, row, example, full, marks, gone, num_examples),
+        notes=_notes(kind, row, example, full, marks, gone, is_first_of_several=num_examples > 1 and number == 0),
     )
 
 
@@ -226,7 +226,7 @@ def _title(kind: TaskKind, row: Row, number: int, num_examples: int, place: int)
     return f"window {number + 1} of {num_examples}" if num_examples > 1 else ""
 
 
-def _label(kind: TaskKind, row: Row, example: Example, place: int) -> str:
+def _label(kind: TaskKind, row: Row, example: Example, place: int, num_examples: int) -> str:
     if example.label is None:
         return "none"
     if kind.head_kind == "choice":
@@ -236,7 +236,8 @@ def _label(kind: TaskKind, row: Row, example: Example, place: int) -> str:
     if kind.head_kind == "sequence":
         return str(row["label"])
     if kind.head_kind == "span" and example.label == (0, 0):
-        return "no answer here"
+        is_elsewhere = num_examples > 1 and bool(row["answers"]["text"])
+        return "the answer is not whole in this window" if is_elsewhere else "no answer"
     return ""
 
 
@@ -281,7 +282,8 @@ def _notes(
     full: Example,
     marks: Sequence[str],
     gone: Sequence[int],
-    num_examples: int,
+    *,
+    is_first_of_several: bool,
 ) -> tuple[str, ...]:
     """What is to be known about what is cut: whether the task needs it, and how near the cut it stands."""
     notes = []
@@ -301,11 +303,11 @@ def _notes(
         ]
         if near:
             notes.append(f"The answer is within {_NEAR} tokens of the window's {' and '.join(near)}.")
-    if kind.label_role == "tags" and isinstance(full.label, list) and gone and num_examples > 1:
+    if kind.label_role == "tags" and isinstance(full.label, list) and is_first_of_several:
         names: Sequence[str] = getattr(kind, "label_names", ())
         lost = sum(full.label[place] != IGNORED_LABEL and names[full.label[place]] != "O" for place in gone)
         if lost:
-            notes.append(f"{lost} words with a tag other than O are in other windows; training sees the first alone.")
+            notes.append(f"{lost} words with a tag other than O are in other windows; training sees this one alone.")
     return tuple(notes)
 
 

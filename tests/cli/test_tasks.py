@@ -26,6 +26,21 @@ def test_the_table_needs_no_torch() -> None:
     assert done.stdout.strip().endswith("set()")
 
 
+def test_the_table_says_where_columns_and_labels_are(ptuning: Ptuning) -> None:
+    last = ptuning("tasks").out.splitlines()[-1]
+    assert last == "Columns, labels, input formats and how to get the data of a preset: ptuning tasks NAME"
+    said = ptuning("tasks", "glue/rte").out
+    assert "is read from sentence1" in said and "entailment, not_entailment" in said
+
+
+def test_a_window_is_not_said_to_be_cut(ptuning: Ptuning, tiny_backbone: Path, tmp_path: Path) -> None:
+    row = {"tokens": ["box"] * 40, "ner_tags": ["O"] * 39 + ["B-PLACE"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    arguments = ("--show", 1, "--data", tmp_path, "--backbone", tiny_backbone, "--max-length", 22)
+    out = ptuning("tasks", "token_classification", *arguments).out
+    assert out.count("20 tokens of the row are not in this window") == 2 and "are cut" not in out
+
+
 def test_presets_stand_in_families() -> None:
     families = [family_of(task) for task in PRESETS.values()]
     in_order = list(dict.fromkeys(families))
@@ -75,6 +90,7 @@ def test_rows_are_shown_as_the_model_sees_them(ptuning: Ptuning, tiny_backbone: 
     [
         (("--show", "3"), 2, "--show was given without the task"),
         (("super_glue/wic", "--template", "1"), 2, "say how rows are shown, and --show is missing"),
+        (("super_glue/wic", "--split", "test"), 2, "say how rows are shown, and --show is missing"),
         (("super_glue/wick",), 2, "there is no task 'super_glue/wick'"),
         (("srl/conll2005", "--show", "1"), 2, "has no data of its own, and data.path is missing"),
         (("classification", "--show", "0", "--data", "x"), 2, "--show is 0, expected at least 1 row"),

@@ -38,7 +38,7 @@ def command(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Whose tokens to show. Default: minilm.")] = None,
     data: Annotated[str | None, typer.Option(help="Directory or data set. Default: the preset's own.")] = None,
-    split: Annotated[str, typer.Option(help="Which rows.")] = "train",
+    split: Annotated[str | None, typer.Option(help="Which rows. Default: train.")] = None,
     template: Annotated[int | None, typer.Option(metavar="N", help="Which input format of the preset.")] = None,
     max_length: Annotated[int | None, typer.Option(metavar="N", help="Tokens a sequence at most.")] = None,
     setting: Annotated[
@@ -53,10 +53,10 @@ def command(
         "data.max_length": max_length,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    if show is None and (given or setting):
+    if show is None and (given or split is not None or setting):
         raise ConfigError(
-            "--backbone, --data, --template, --max-length and --set say how rows are shown, and --show is missing. "
-            "Add --show 3."
+            "--backbone, --data, --split, --template, --max-length and --set say how rows are shown, and --show is "
+            "missing. Add --show 3."
         )
     if name is None:
         if show is not None:
@@ -67,7 +67,7 @@ def command(
 
         _print_task(get_task(name))
     else:
-        _print_rows(name, show, split, given, setting or [])
+        _print_rows(name, show, split or "train", given, setting or [])
 
 
 def _print_all() -> None:
@@ -95,6 +95,7 @@ def _print_all() -> None:
     print_table(["preset", "kind", "metric", "data", "verified", "recipes"], rows)
     kinds = [[name, ", ".join(KIND_ROLES[name]), what] for name, what in KINDS.items()]
     print_table(["kind (bring your own data)", "columns", "what it is"], kinds)
+    typer.echo("Columns, labels, input formats and how to get the data of a preset: ptuning tasks NAME")
 
 
 _FAMILIES = {
@@ -233,7 +234,7 @@ def _print_sequence(shown: ShownSequence, *, is_trained: bool) -> None:
 def _cut(shown: ShownSequence) -> str:
     if not shown.num_cut:
         return "nothing is cut"
-    return f"{shown.num_cut} tokens {'of the row are in other windows' if shown.is_window else 'are cut'}"
+    return f"{shown.num_cut} tokens {'of the row are not in this window' if shown.is_window else 'are cut'}"
 
 
 def token_lines(tokens: Sequence[ShownToken], width: int) -> list[str]:
