@@ -205,6 +205,18 @@ def load(
     return Predictor(backbone, _with_names_that_differ(tasks), _model(backbone, saved, tasks))
 
 
+def read_task(directory: str | Path) -> LoadedTask:
+    """Reads what a saved prompt asks, without the backbone that answers.
+
+    Args:
+        directory: run, or its `prompt/` directory.
+
+    Raises:
+        CheckpointError: the prompt is missing, damaged, or has no task.
+    """
+    return _task(read_directory(directory))
+
+
 def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[LoadedTask]) -> PromptedModel:
     description = backbone.description
     bank = PromptBank(description.num_layers)

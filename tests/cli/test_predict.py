@@ -150,6 +150,37 @@ def test_what_does_not_go_together_is_a_line(
     assert said in result.err and result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere.jsonl",), "nowhere.jsonl"),
+        (("rows.jsonl", "--format", "squad"), "--format squad was given, but "),
+        (("rows.jsonl", "--format", "super_glue"), "has no column 'idx', by which the grader knows the rows"),
+        (("rows.jsonl", "--output", "there.jsonl"), "--overwrite to replace it"),
+        (("--split", "test_brown"), "split is 'test_brown', expected one of"),
+    ],
+)
+def test_mistakes_are_said_before_the_backbone_is_loaded(
+    arguments: tuple[str, ...],
+    said: str,
+    ptuning: Ptuning,
+    entailment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the backbone was loaded")
+
+    monkeypatch.setattr("ptuning.predictor.load_backbone", refuse)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"premise": "a lamp", "hypothesis": "a box"}) + "\n")
+    (tmp_path / "there.jsonl").write_text("mine")
+    result = ptuning("predict", entailment, *arguments)
+    assert result.out == "" and said in result.err
+    with pytest.raises(AssertionError, match="the backbone was loaded"):
+        ptuning("predict", entailment, "rows.jsonl")
+
+
 def test_rows_without_idx_are_refused_for_a_grader(ptuning: Ptuning, entailment: Path) -> None:
     row = json.dumps({"premise": "a", "hypothesis": "b"})
     result = ptuning("predict", entailment, "--format", "super_glue", stdin=row)

@@ -164,7 +164,7 @@ def test_squad_1_is_scored_as_the_official_script_does() -> None:
     asked, rows = _squad_asked(gold)
     kind = QuestionAnswering(allow_no_answer=False)
     predictions = [_answer(_SAID[own]["n_best"][0]["answer"], -9.0) for own in gold]
-    (text,) = squad.texts(predictions, _task(kind), asked)
+    (text,) = squad.prepare(_task(kind), asked).texts(predictions)
     raw, ours = _squad(gold, json.loads(text)), kind.score(predictions, rows)
     assert (_mean(raw["exact"]), _mean(raw["f1"])) == (2 / 3, pytest.approx((1 + 2 / 3 + 1) / 3))
     assert ours == {"exact_match": pytest.approx(_mean(raw["exact"])), "f1": pytest.approx(_mean(raw["f1"]))}
@@ -173,8 +173,8 @@ def test_squad_1_is_scored_as_the_official_script_does() -> None:
 def test_squad_2_is_scored_as_the_official_script_does() -> None:
     asked, rows = _squad_asked(_GOLD)
     kind, predictions = QuestionAnswering(allow_no_answer=True), list(_SAID.values())
-    assert [one.name for one in squad.outputs(_task(kind), asked)] == ["predictions.json", "na_prob.json"]
-    answers, absent = map(json.loads, squad.texts(predictions, _task(kind), asked))
+    assert [one.name for one in squad.prepare(_task(kind), asked).outputs] == ["predictions.json", "na_prob.json"]
+    answers, absent = map(json.loads, squad.prepare(_task(kind), asked).texts(predictions))
     raw, ours = _squad(_GOLD, answers), kind.score(predictions, rows)
     assert answers == {"q1": "a red lamp!", "q2": "1999", "q3": "", "q4": "blue", "q5": ""}
     assert _mean(raw["exact"]) == ours["exact_match"] == 2 / 5
@@ -188,7 +188,7 @@ def test_the_best_threshold_is_the_official_script_s() -> None:
     asked, rows = _squad_asked(_GOLD)
     kind = QuestionAnswering(allow_no_answer=True)
     everything = with_threshold(list(_SAID.values()), 99.0)  # the script moves the threshold over answers, not blanks
-    answers, absent = map(json.loads, squad.texts(everything, _task(kind), asked))
+    answers, absent = map(json.loads, squad.prepare(_task(kind), asked).texts(everything))
     raw = _squad(_GOLD, answers)
     # From the least probable on: q1 +1, q2 +2/3, q4 -1, q5 +1, q3 -1; two are right without any answer.
     assert _best(_GOLD, answers, raw["f1"], absent) == pytest.approx((2 + 1 + 2 / 3 - 1 + 1) / 5)

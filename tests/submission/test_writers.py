@@ -38,8 +38,8 @@ def _asked(idx: list[Any], split: str = "test", column: str = "idx") -> Asked:
 def _written(form: str, preset: str, predictions: list[dict[str, Any]], asked: Asked) -> tuple[str, str]:
     own, task = get_format(form), _task(preset)
     own.check_task(task)
-    own.check_rows(task, asked)
-    (output,), (text,) = own.outputs(task, asked), own.texts(predictions, task, asked)
+    submission = own.prepare(task, asked)
+    (output,), (text,) = submission.outputs, submission.texts(predictions)
     return output.name, text
 
 
@@ -144,7 +144,7 @@ def test_rows_without_what_the_grader_knows_them_by_are_refused(
     form: str, preset: str, asked: Asked, said: str
 ) -> None:
     with pytest.raises(DataError, match=said):
-        FORMATS[form].check_rows(_task(preset), asked)
+        FORMATS[form].prepare(_task(preset), asked)
 
 
 def test_questions_need_ids_that_differ() -> None:
@@ -155,10 +155,10 @@ def test_questions_need_ids_that_differ() -> None:
         (_asked([1]), "no column 'id'"),
     ):
         with pytest.raises(DataError, match=said):
-            FORMATS["squad"].check_rows(task, asked)
+            FORMATS["squad"].prepare(task, asked)
     own = Asked(table_of("x", [{"key": 5}]), [{}], {"id": "key"})
     answer = {"answer": "red", "no_answer_score": 0.0, "n_best": [{"start": 0}]}
-    assert FORMATS["squad"].texts([answer], task, own) == ['{"5": "red"}\n', '{"5": 0.5}\n']
+    assert FORMATS["squad"].prepare(task, own).texts([answer]) == ['{"5": "red"}\n', '{"5": 0.5}\n']
 
 
 def test_no_answer_is_certain_where_there_is_no_span_and_never_overflows() -> None:
@@ -172,12 +172,12 @@ def test_right_tags_stand_beside_the_predicted_ones_where_they_are_known() -> No
     records = [{"tokens": ["Ann", "sat"], "ner_tags": [1, 0]}]  # numbers, as on the hub
     asked = Asked(table_of("x", records), [{"tokens": ["Ann", "sat"]}], {"tokens": "tokens", "tags": "ner_tags"})
     said = [{"tokens": ["Ann", "sat"], "tags": ["O", "B-PER"]}]
-    assert FORMATS["conll"].texts(said, task, asked) == ["Ann B-PER O\nsat O B-PER\n\n"]
+    assert FORMATS["conll"].prepare(task, asked).texts(said) == ["Ann B-PER O\nsat O B-PER\n\n"]
     bare = Asked(table_of("x", [{"tokens": ["Ann", "sat"]}]), asked.rows, {"tokens": "tokens"})
-    assert FORMATS["conll"].texts(said, task, bare) == ["Ann O\nsat B-PER\n\n"]
+    assert FORMATS["conll"].prepare(task, bare).texts(said) == ["Ann O\nsat B-PER\n\n"]
     broken = Asked(table_of("x", [{"tokens": ["Ann", "sat"], "ner_tags": ["O", "I-PER", "O"]}]), asked.rows)
     with pytest.raises(DataError, match="2 tokens but 3 tags"):
-        FORMATS["conll"].check_rows(task, broken)
+        FORMATS["conll"].prepare(task, broken)
 
 
 def test_an_unknown_format_names_those_there_are() -> None:

@@ -11,8 +11,7 @@ import typer
 from ptuning.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptuning.predictor import LoadedTask
-    from ptuning.submission import Asked, Format
+    from ptuning.submission import Format, Submission
 
 EXAMPLES = """Examples:
 
@@ -54,21 +53,22 @@ def command(
             f"FILE is {file}, and --data or --split was given too, expected one source of rows. Leave one out."
         )
     from ptuning.cli.quiet import quiet_libraries
-    from ptuning.predictor import load
+    from ptuning.predictor import load, read_task
     from ptuning.submission import check_is_free, get_format, json_lines, paths_of, read_file, read_split, write_files
 
+    # Whatever can be wrong with what was asked is said before the backbone is loaded, which takes the longest.
     form = get_format(format_name)
     quiet_libraries()
-    predictor = load(directory, backbone, device=device)
-    task = predictor.tasks[0]
+    task = read_task(directory)
     form.check_task(task)
     if data is not None or split is not None:
         asked = read_split(task, data, split or "test")
     else:
         asked = read_file(sys.stdin if file is None or str(file) == "-" else file, task)
-    form.check_rows(task, asked)
-    paths = [] if output is None else paths_of(form.outputs(task, asked), output)
+    submission = form.prepare(task, asked)
+    paths = [] if output is None else paths_of(submission.outputs, output)
     check_is_free(paths, overwrite=overwrite)
+    predictor = load(directory, backbone, device=device)
     predictions = []
     for start in range(0, len(asked.rows), _ROWS_AT_ONCE):
         some = predictor.predict_rows(asked.rows[start : start + _ROWS_AT_ONCE])
@@ -78,21 +78,21 @@ def command(
             predictions += some
     if form.name == "json" and output is None:
         return
-    texts = form.texts(predictions, task, asked)
+    texts = submission.texts(predictions)
     if output is None:
         typer.echo(texts[0], nl=False)
     else:
         write_files(texts, paths, overwrite=overwrite)
-    _say(form, task, asked, paths)
+    _say(form, submission, paths)
 
 
-def _say(form: Format, task: LoadedTask, asked: Asked, paths: list[Path]) -> None:
+def _say(form: Format, submission: Submission, paths: list[Path]) -> None:
     """Says on stderr where files are, and what the grader wants to know them by."""
-    outputs = form.outputs(task, asked)
+    first, *others = submission.outputs
     if not paths:
-        for more in outputs[1:]:
+        for more in others:
             typer.echo(f"{more.name}, {more.what}, is written with --output alone.", err=True)
         return
     typer.echo(f"wrote {', '.join(map(str, paths))}", err=True)
-    if form.is_named and paths[0].name != outputs[0].name:
-        typer.echo(f"The benchmark takes it by the name {outputs[0].name}.", err=True)
+    if form.is_named and paths[0].name != first.name:
+        typer.echo(f"The benchmark takes it by the name {first.name}.", err=True)

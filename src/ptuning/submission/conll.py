@@ -18,11 +18,10 @@ from ptuning.data.spans import bio_spans
 from ptuning.errors import ConfigError
 from ptuning.predictor import LoadedTask
 from ptuning.submission.asked import Asked
-from ptuning.submission.output import Output
+from ptuning.submission.output import Output, Submission
 from ptuning.tasks.kind import Prediction
 
 _KINDS = ("token_classification", "semantic_role_labeling")
-_TAG_COLUMNS = ("ner_tags", "tags", "labels")
 _SENSE = re.compile(r"\.(?:\d\d|XX)$")
 
 
@@ -39,34 +38,28 @@ def check_task(task: LoadedTask) -> None:
         )
 
 
-def check_rows(task: LoadedTask, asked: Asked) -> None:
-    """Checks the right tags, where there are any.
+def prepare(task: LoadedTask, asked: Asked) -> Submission:
+    """Returns the file of the tags; of semantic roles another one with the right roles, where they are known.
 
     Raises:
-        DataError: they are not BIO, or not as many as words.
+        DataError: right tags are not BIO, or not as many as words.
     """
-    right_tags(task, asked)
-
-
-def outputs(task: LoadedTask, asked: Asked) -> list[Output]:
-    """Returns the file of the tags; of semantic roles another one with the right roles, where they are known."""
-    if task.kind.name == "token_classification":
-        return [Output("predictions.conll")]
-    predicted = Output("predictions.props")
-    if right_tags(task, asked) is None:
-        return [predicted]
-    return [predicted, Output("gold.props", "gold", "the right roles, to score against")]
-
-
-def texts(predictions: Sequence[Prediction], task: LoadedTask, asked: Asked) -> list[str]:
-    """Returns what they hold, in the order of the rows."""
     right = right_tags(task, asked)
-    predicted = [prediction["tags"] for prediction in predictions]
     if task.kind.name == "token_classification":
-        words = [prediction["tokens"] for prediction in predictions]
-        return [columns(words, predicted, right)]
+        return Submission(
+            [Output("predictions.conll")],
+            lambda said: [columns([one["tokens"] for one in said], [one["tags"] for one in said], right)],
+        )
     verbs = [_verb(record, row) for record, row in zip(asked.table.records, asked.rows, strict=True)]
-    return [props(asked.rows, verbs, tags) for tags in (predicted, right) if tags is not None]
+    outputs = [Output("predictions.props")]
+    if right is not None:
+        outputs.append(Output("gold.props", "gold", "the right roles, to score against"))
+
+    def texts(predictions: Sequence[Prediction]) -> list[str]:
+        predicted = [prediction["tags"] for prediction in predictions]
+        return [props(asked.rows, verbs, tags) for tags in (predicted, right) if tags is not None]
+
+    return Submission(outputs, texts)
 
 
 def columns(
@@ -146,13 +139,13 @@ def right_tags(task: LoadedTask, asked: Asked) -> list[list[str]] | None:
         DataError: they are not BIO, or not as many as words.
     """
     table = asked.table
-    candidates = [asked.columns.get("tags"), *_TAG_COLUMNS]
-    column = next((name for name in candidates if name is not None and name in table.columns), None)
-    is_raw = bool(asked.rows) and "tokens" not in asked.rows[0]
-    if column is None or is_raw or any(not isinstance(record.get(column), list) for record in table.records):
+    if asked.rows and "tokens" not in asked.rows[0]:
         return None
-    overrides = {role: name for role, name in asked.columns.items() if role not in ("id", "tags")} | {"tags": column}
-    roles = resolve_columns(task.kind.name, table.columns, overrides, source=table.name)
+    known = {role: name for role, name in asked.columns.items() if role != "id"}
+    roles = resolve_columns(task.kind.name, table.columns, known, require_label=False, source=table.name)
+    column = roles.get("tags")
+    if column is None or any(not isinstance(record.get(column), list) for record in table.records):
+        return None
     rows = read_rows(table, task.kind.name, {role: name for role, name in roles.items() if role != "id"}, "required")
     names = table.class_names.get(column) or tuple(getattr(task.kind, "label_names", ()))
     name_tags({"": (rows, table)}, names, source=table.name)

@@ -10,7 +10,7 @@ from ptuning.errors import ConfigError
 from ptuning.predictor import LoadedTask
 from ptuning.submission import conll, glue, squad, super_glue
 from ptuning.submission.asked import Asked
-from ptuning.submission.output import Output
+from ptuning.submission.output import Output, Submission
 from ptuning.tasks.kind import Prediction
 
 
@@ -21,17 +21,14 @@ class Format:
     Attributes:
         name: what `--format` takes.
         check_task: refuses (`ConfigError`) a prompt whose predictions cannot be written so.
-        check_rows: refuses (`DataError`) rows without what the grader needs.
-        outputs: which files there are.
-        texts: what they hold.
+        prepare: says what becomes of the predictions of rows, and refuses (`DataError`) rows without what the grader
+            needs; nothing need be predicted yet.
         is_named: whether the grader expects the name that the file has.
     """
 
     name: str
     check_task: Callable[[LoadedTask], None]
-    check_rows: Callable[[LoadedTask, Asked], None]
-    outputs: Callable[[LoadedTask, Asked], list[Output]]
-    texts: Callable[[Sequence[Prediction], LoadedTask, Asked], list[str]]
+    prepare: Callable[[LoadedTask, Asked], Submission]
     is_named: bool = False
 
 
@@ -46,21 +43,12 @@ FORMATS: Mapping[str, Format] = {
         Format(
             "json",
             check_task=lambda task: None,
-            check_rows=lambda task, asked: None,
-            outputs=lambda task, asked: [Output("predictions.jsonl")],
-            texts=lambda predictions, task, asked: [json_lines(predictions)],
+            prepare=lambda task, asked: Submission([Output("predictions.jsonl")], lambda said: [json_lines(said)]),
         ),
-        Format(
-            "super_glue",
-            super_glue.check_task,
-            super_glue.check_rows,
-            super_glue.outputs,
-            super_glue.texts,
-            is_named=True,
-        ),
-        Format("glue", glue.check_task, glue.check_rows, glue.outputs, glue.texts, is_named=True),
-        Format("squad", squad.check_task, squad.check_rows, squad.outputs, squad.texts),
-        Format("conll", conll.check_task, conll.check_rows, conll.outputs, conll.texts),
+        Format("super_glue", super_glue.check_task, super_glue.prepare, is_named=True),
+        Format("glue", glue.check_task, glue.prepare, is_named=True),
+        Format("squad", squad.check_task, squad.prepare),
+        Format("conll", conll.check_task, conll.prepare),
     )
 }
 """Name -> format."""

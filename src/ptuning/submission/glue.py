@@ -13,8 +13,8 @@ from ptuning.errors import ConfigError
 from ptuning.predictor import LoadedTask
 from ptuning.submission import ids
 from ptuning.submission.asked import Asked, preset_name
-from ptuning.submission.output import Output
-from ptuning.submission.super_glue import check_label_names
+from ptuning.submission.labels import check_benchmark_has_labels
+from ptuning.submission.output import Output, Submission
 from ptuning.tasks.kind import Prediction
 
 
@@ -72,31 +72,27 @@ def check_task(task: LoadedTask) -> None:
             f"--format glue was given, but {task.directory} was trained for {name}. Expected one of "
             f"{', '.join(SETS)}. Train with --task and one of those, or use --format json."
         )
-    check_label_names(task, SETS[name].labels, "glue")
+    check_benchmark_has_labels(task, SETS[name].labels, "glue")
 
 
-def check_rows(task: LoadedTask, asked: Asked) -> None:
-    """Checks that every record has its index.
+def prepare(task: LoadedTask, asked: Asked) -> Submission:
+    """Returns the file of the task, whose lines are in the order of the rows.
 
     Raises:
-        DataError: one has not, or two have the same.
+        DataError: a record has no index, or two have the same.
     """
-    ids.numbers(asked.table, _COLUMNS)
-
-
-def outputs(task: LoadedTask, asked: Asked) -> list[Output]:
-    """Returns the file of the task."""
     own = SETS[preset_name(task)]
-    return [Output(own.mismatched if own.mismatched is not None and "mismatched" in asked.split else own.file)]
+    numbers = ids.numbers(asked.table, _COLUMNS)
+
+    def texts(predictions: Sequence[Prediction]) -> list[str]:
+        lines = [f"{number}\t{_said(own, one)}" for number, one in zip(numbers, predictions, strict=True)]
+        return ["\n".join(["index\tprediction", *lines]) + "\n"]
+
+    file = own.mismatched if own.mismatched is not None and "mismatched" in asked.split else own.file
+    return Submission([Output(file)], texts)
 
 
-def texts(predictions: Sequence[Prediction], task: LoadedTask, asked: Asked) -> list[str]:
-    """Returns what it holds, lines in the order of the rows."""
-    own = SETS[preset_name(task)]
-    lines = ["index\tprediction"]
-    for index, prediction in zip(ids.numbers(asked.table, _COLUMNS), predictions, strict=True):
-        if own.labels:
-            lines.append(f"{index}\t{own.labels[prediction['label']]}")
-        else:
-            lines.append(f"{index}\t{min(max(prediction['value'], _LOWEST), _HIGHEST):.3f}")
-    return ["\n".join(lines) + "\n"]
+def _said(own: _Set, prediction: Prediction) -> str:
+    if own.labels:
+        return own.labels[prediction["label"]]
+    return f"{min(max(prediction['value'], _LOWEST), _HIGHEST):.3f}"

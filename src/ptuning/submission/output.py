@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ptuning.errors import ConfigError
 from ptuning.storage import replace_file
+from ptuning.tasks.kind import Prediction
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,19 @@ class Output:
     name: str
     part: str = ""
     what: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What becomes of the predictions of some rows.
+
+    Attributes:
+        outputs: which files there are.
+        texts: predictions in the order of the rows -> what each file holds.
+    """
+
+    outputs: list[Output]
+    texts: Callable[[Sequence[Prediction]], list[str]]
 
 
 def paths_of(outputs: Sequence[Output], output: str | Path) -> list[Path]:

@@ -14,7 +14,7 @@ from ptuning.errors import ConfigError
 from ptuning.predictor import LoadedTask
 from ptuning.submission import ids
 from ptuning.submission.asked import Asked
-from ptuning.submission.output import Output
+from ptuning.submission.output import Output, Submission
 from ptuning.tasks.kind import Prediction
 from ptuning.tasks.question_answering import QuestionAnswering
 
@@ -32,29 +32,24 @@ def check_task(task: LoadedTask) -> None:
         )
 
 
-def check_rows(task: LoadedTask, asked: Asked) -> None:
-    """Checks that every question has an id.
+def prepare(task: LoadedTask, asked: Asked) -> Submission:
+    """Returns the file of the answers, and where questions may have none that of how probable it is.
 
     Raises:
-        DataError: one has not, or two have the same.
+        DataError: a question has no id, or two have the same.
     """
-    _ids(asked)
+    names = ids.texts(asked.table, asked.columns.get("id", "id"))
+    outputs = [Output("predictions.json")]
+    if getattr(task.kind, "allow_no_answer", False):
+        outputs.append(Output("na_prob.json", "na_prob", "the probabilities of no answer"))
 
+    def texts(predictions: Sequence[Prediction]) -> list[str]:
+        found = dict(zip(names, predictions, strict=True))
+        answers = _json({own: prediction["answer"] for own, prediction in found.items()})
+        probabilities = _json({own: no_answer_probability(prediction) for own, prediction in found.items()})
+        return [answers, probabilities][: len(outputs)]
 
-def outputs(task: LoadedTask, asked: Asked) -> list[Output]:
-    """Returns the file of the answers, and where questions may have none that of how probable it is."""
-    answers = Output("predictions.json")
-    if not getattr(task.kind, "allow_no_answer", False):
-        return [answers]
-    return [answers, Output("na_prob.json", "na_prob", "the probabilities of no answer")]
-
-
-def texts(predictions: Sequence[Prediction], task: LoadedTask, asked: Asked) -> list[str]:
-    """Returns what they hold, in the order of the rows."""
-    found = dict(zip(_ids(asked), predictions, strict=True))
-    answers = _json({own: prediction["answer"] for own, prediction in found.items()})
-    probabilities = _json({own: no_answer_probability(prediction) for own, prediction in found.items()})
-    return [answers, probabilities][: len(outputs(task, asked))]
+    return Submission(outputs, texts)
 
 
 def no_answer_probability(prediction: Prediction) -> float:
@@ -69,10 +64,6 @@ def no_answer_probability(prediction: Prediction) -> float:
     if score >= 0:
         return 1 / (1 + math.exp(-score))
     return math.exp(score) / (1 + math.exp(score))
-
-
-def _ids(asked: Asked) -> list[str]:
-    return ids.texts(asked.table, asked.columns.get("id", "id"))
 
 
 def _json(values: dict[str, str] | dict[str, float]) -> str:

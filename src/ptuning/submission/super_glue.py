@@ -15,7 +15,8 @@ from ptuning.errors import ConfigError
 from ptuning.predictor import LoadedTask
 from ptuning.submission import ids
 from ptuning.submission.asked import Asked, preset_name
-from ptuning.submission.output import Output
+from ptuning.submission.labels import check_benchmark_has_labels
+from ptuning.submission.output import Output, Submission
 from ptuning.tasks.kind import Prediction
 
 
@@ -63,46 +64,25 @@ def check_task(task: LoadedTask) -> None:
             f"--format super_glue was given, but {task.directory} was trained for {name}. Expected one of "
             f"{', '.join(SETS)}. Train with --task and one of those, or use --format json."
         )
-    check_label_names(task, SETS[name].labels, "super_glue")
+    check_benchmark_has_labels(task, SETS[name].labels, "super_glue")
 
 
-def check_label_names(task: LoadedTask, labels: Mapping[str, Any], format_name: str) -> None:
-    """Checks that the prompt's labels are those of the benchmark; an empty `labels` stands for no labels.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    own = getattr(task.kind, "label_names", ()) if labels else ()
-    unknown = [name for name in own if name not in labels]
-    if unknown:
-        raise ConfigError(
-            f"--format {format_name} was given, but {task.directory} was trained with the label {unknown[0]!r}. "
-            f"Expected {', '.join(labels)}. Train without data.labels, or use --format json."
-        )
-
-
-def check_rows(task: LoadedTask, asked: Asked) -> None:
-    """Checks that every record has the idx that the benchmark gave it.
+def prepare(task: LoadedTask, asked: Asked) -> Submission:
+    """Returns the file of the task, whose lines are in the order of the rows.
 
     Raises:
-        DataError: one has not, or two have the same.
+        DataError: a record has not the idx that the benchmark gave it, or two have the same.
     """
-    _ids(SETS[preset_name(task)], asked)
-
-
-def outputs(task: LoadedTask, asked: Asked) -> list[Output]:
-    """Returns the file of the task."""
-    return [Output(SETS[preset_name(task)].file)]
-
-
-def texts(predictions: Sequence[Prediction], task: LoadedTask, asked: Asked) -> list[str]:
-    """Returns what it holds, lines in the order of the rows."""
     own = SETS[preset_name(task)]
     found = _ids(own, asked)
-    values = [_value(own, prediction) for prediction in predictions]
-    if own.parts == _NESTED:
-        return [_lines(_nested(found, values))]
-    return [_lines({"idx": place[-1], "label": value} for place, value in zip(found, values, strict=True))]
+
+    def texts(predictions: Sequence[Prediction]) -> list[str]:
+        values = [_value(own, prediction) for prediction in predictions]
+        if own.parts == _NESTED:
+            return [_lines(_nested(found, values))]
+        return [_lines({"idx": place[-1], "label": value} for place, value in zip(found, values, strict=True))]
+
+    return Submission([Output(own.file)], texts)
 
 
 def _value(own: _Set, prediction: Prediction) -> Any:
