@@ -114,6 +114,8 @@ def test_multirc_puts_question_and_answer_behind_the_paragraph_and_knows_its_que
         "text_pair": "Where does Ada live? Cork",
         "group": "4-2",
     }
+    without = TEMPLATES["multirc/0"].make({column: value for column, value in MULTIRC.items() if column != "idx"})
+    assert "group" not in without
 
 
 def test_a_table_of_records_becomes_one_of_roles_with_labels_and_places() -> None:
@@ -149,6 +151,16 @@ def test_columns_of_other_names_are_given_by_what_the_template_reads() -> None:
         ("wsc/1", {**WSC, "span2_index": 40}, "span2_index is 40, but the text has 10 words, counted from 0"),
         ("wsc/0", {**WSC, "span2_index": "x"}, "'span2_index' is 'x', expected a whole number from 0 on"),
         ("multirc/0", {"paragraph": "a", "question": "b"}, "no column 'answer', but the template multirc/0 reads para"),
+        (
+            "multirc/0",
+            {**MULTIRC, "idx": 5},
+            r"a.jsonl:7: 'idx' is 5, expected \{\"paragraph\": 0, \"question\": 0\}: the",
+        ),
+        (
+            "multirc/0",
+            {**MULTIRC, "idx": {"paragraph": 5}},
+            "'idx' is {'paragraph': 5}, expected .*, or leave idx out of",
+        ),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused_with_its_place(name: str, record: dict[str, Any], words: str) -> None:

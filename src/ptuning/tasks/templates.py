@@ -124,9 +124,14 @@ def _copa(record: Record) -> dict[str, Any]:
 def _multirc(record: Record) -> dict[str, Any]:
     row = {"text": _text(record, "paragraph"), "text_pair": f"{_text(record, 'question')} {_text(record, 'answer')}"}
     place = record.get("idx")
-    if isinstance(place, Mapping) and "paragraph" in place and "question" in place:
-        return row | {"group": f"{place['paragraph']}-{place['question']}"}
-    return row
+    if place is None:
+        return row
+    if not isinstance(place, Mapping) or "paragraph" not in place or "question" not in place:
+        raise ValueError(
+            f'\'idx\' is {place!r}, expected {{"paragraph": 0, "question": 0}}: the rows of a question are scored '
+            "together. Correct it, or leave idx out of all rows."
+        )
+    return row | {"group": f"{place['paragraph']}-{place['question']}"}
 
 
 TEMPLATES: Mapping[str, Template] = MappingProxyType(
