@@ -124,16 +124,6 @@ def test_rows_whose_answers_are_no_entities_are_counted(tokenizer: Any, caplog: 
     assert "1 of 2 rows have none of their answers among their entities" in caplog.text
 
 
-def test_rows_without_a_gap_entities_or_answers_are_refused(tokenizer: Any) -> None:
-    for values, words in (
-        ({"query": "no gap"}, "row 2 has the query 'no gap', which has no @placeholder"),
-        ({"entities": []}, "row 2 has no entities, expected at least one"),
-        ({"answers": []}, "row 2 has no answers, expected at least one"),
-    ):
-        with pytest.raises(DataError, match=words):
-            KIND.encode([ROWS[0], {**ROWS[0], **values}], tokenizer, 64, training=True)
-
-
 def test_rows_without_answers_are_encoded_without_labels(tokenizer: Any) -> None:
     rows = [_without_answers(row) for row in ROWS]
     examples = KIND.encode(rows, tokenizer, 64, training=False)

@@ -263,8 +263,6 @@ def test_mistakes_are_named(tokenizer: Any) -> None:
         SemanticRoleLabeling(NAMES, "both")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected BIO tags.*Add O"):
         SemanticRoleLabeling(("B-V", "B-A0"))
-    with pytest.raises(DataError, match="row 1 has the predicate_index 2, but 2 tokens.*counted from 0"):
-        KIND.encode([{"tokens": ["a", "b"], "predicate_index": 2}], tokenizer, 16, training=False)
     with pytest.raises(DataError, match="row 1 has no 'predicate_index', only 'tokens'"):
         KIND.encode([{"tokens": ["a", "b"]}], tokenizer, 16, training=False)
     with pytest.raises(DataError, match="row 1 has 1 tags for 2 tokens"):
