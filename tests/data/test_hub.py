@@ -158,8 +158,8 @@ def test_a_failure_of_the_hub_says_what_was_tried_and_what_to_do(monkeypatch: py
         DataError,
         match="^there is no directory nobody/nothing here, and the data set 'nobody/nothing' could not be loaded "
         r"\(ConnectionError: could not reach the hub\). "
-        "Expected a directory, or a data set on https://huggingface.co/datasets as owner/name or owner/name:config. "
-        "Check the name and the network, or download it and give the directory",
+        "Expected a directory, or a data set on https://huggingface.co/datasets as owner/name, owner/name:config or "
+        "owner/name:config@revision. Check the name and the network, or download it and give the directory",
     ):
         load_data("nobody/nothing", kind="classification")
 
@@ -178,11 +178,39 @@ def test_an_empty_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         load_data("a/b", kind="classification")
 
 
-@pytest.mark.parametrize("name", ["imdb", "nyu/glue", "nyu/glue:rte", "a.b/c-d_e:x+y.1"])
-def test_names_of_the_hub(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("imdb", HubSource("imdb")),
+        ("nyu/glue", HubSource("nyu/glue")),
+        ("nyu/glue:rte", HubSource("nyu/glue", "rte")),
+        ("a.b/c-d_e:x+y.1", HubSource("a.b/c-d_e", "x+y.1")),
+        ("imdb@v1.0", HubSource("imdb", None, "v1.0")),
+        ("eriktks/conll2003@refs/convert/parquet", HubSource("eriktks/conll2003", None, CONVERTED)),
+        ("nyu/glue:rte@refs/convert/parquet", HubSource("nyu/glue", "rte", CONVERTED)),
+    ],
+)
+def test_names_of_the_hub_are_read_as_they_are_printed(name: str, source: HubSource) -> None:
     assert is_hub_name(name)
+    assert parse_hub_name(name) == source
+    assert str(source) == name
 
 
-@pytest.mark.parametrize("name", ["./data", "../data", "/data", "a/b/c", "-x", "a b", "", "a:", "C:\\data"])
+def test_a_converted_set_can_be_named_for_a_bare_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load_dataset(path: str, **arguments: Any) -> dict[str, Any]:
+        asked.append((path, arguments))
+        return {"train": datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = load_data(f"old/set:two@{CONVERTED}", kind="classification")
+    assert asked == [("old/set", {"revision": CONVERTED, "data_dir": "two"})]
+    assert data.source == f"old/set:two@{CONVERTED}"
+
+
+@pytest.mark.parametrize(
+    "name", ["./data", "../data", "/data", "a/b/c", "-x", "a b", "", "a:", "a@", "a@b@c", "a@/b", "C:\\data"]
+)
 def test_other_names_are_paths(name: str) -> None:
     assert not is_hub_name(name)

@@ -15,7 +15,7 @@ CONVERTED = "refs/convert/parquet"
 """The revision with the hub's own Parquet copy of data sets whose loading script no longer runs. It has a directory for
 each configuration, and a directory for each split in it."""
 
-_NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.+-]+))?")
+_NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.+-]+))?(@(?P<revision>[\w.+-]+(/[\w.+-]+)*))?")
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class HubSource:
 
 
 def is_hub_name(name: str) -> bool:
-    """Tell whether `name` has the form `name`, `owner/name`, `name:config` or `owner/name:config`."""
+    """Tell whether `name` has the form `owner/name`; the owner may be missing, `:config` and `@revision` may follow."""
     return _NAME.fullmatch(name) is not None and not name.startswith((".", "-"))
 
 
 def parse_hub_name(name: str) -> HubSource:
-    """Read `owner/name` or `owner/name:config`; anything else is a name as a whole, such as a directory."""
+    """Read `owner/name:config@revision`, as `str` writes it; anything else is a whole name, such as a directory."""
     match = _NAME.fullmatch(name)
-    return HubSource(match["path"], match["config"]) if match else HubSource(name)
+    return HubSource(match["path"], match["config"], match["revision"]) if match else HubSource(name)
 
 
 def open_hub(source: HubSource) -> Mapping[str, Any]:
@@ -77,7 +77,7 @@ def open_hub(source: HubSource) -> Mapping[str, Any]:
         }
     elif source.config is not None and not is_local and source.revision == CONVERTED:
         arguments["data_dir"] = source.config
-    elif source.config is not None and (not is_local or _has_card_with(directory, source.config)):
+    elif source.config is not None and (not is_local or has_configuration(directory, source.config)):
         arguments["name"] = source.config
     try:
         loaded: Mapping[str, Any] = datasets.load_dataset(source.name, **arguments)
@@ -87,7 +87,8 @@ def open_hub(source: HubSource) -> Mapping[str, Any]:
         advice = f" Or give a directory with --data. {source.advice}" if source.advice else ""
         raise DataError(
             f"{where}the data set {str(source)!r} could not be loaded ({reason}). Expected a directory, or a data set "
-            "on https://huggingface.co/datasets as owner/name or owner/name:config. Check the name and the network, or "
+            "on https://huggingface.co/datasets as owner/name, owner/name:config or owner/name:config@revision. Check "
+            "the name and the network, or "
             f"download it and give the directory.{advice}"
         ) from error
     return loaded
@@ -112,8 +113,10 @@ def _class_names(prefix: str, features: Mapping[str, Any]) -> dict[str, tuple[st
     return found
 
 
-def _has_card_with(directory: Path, config: str) -> bool:
-    """Tell whether a directory's card names a configuration."""
+def has_configuration(directory: Path, config: str) -> bool:
+    """Tell whether a directory has another one for this configuration, or a card that names it."""
+    if (directory / config).is_dir():
+        return True
     from datasets import get_dataset_config_names
 
     return (directory / "README.md").is_file() and config in get_dataset_config_names(str(directory))

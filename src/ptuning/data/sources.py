@@ -105,7 +105,7 @@ def load_data(
 
     Args:
         path: directory with train, validation (or valid, val, dev) and test files; directory in the hub's layout; or
-            a Hugging Face data set, `owner/name`, `owner/name:config` or a `HubSource`.
+            a Hugging Face data set, `owner/name:config@revision` (the last two may be missing) or a `HubSource`.
         kind: kind of task, such as `classification`.
         columns: role -> column where the well-known names do not fit; with a template: what it reads -> column.
         labels: names of the classes or tags, in order. Without them: `label_names` in `dataset_info.json` beside the
@@ -147,7 +147,8 @@ def load_data(
     others = {split: table for split, table in tables.items() if split not in needed}
     tables = {split: table for split, table in tables.items() if split in needed}
     rows = {split: _read_split(split, table, kind, roles, notes) for split, table in tables.items()}
-    label_names = _name_everything(rows, tables, others, kind, roles, labels, usual_labels, Path(str(path)), notes)
+    directory = Path(path.name if isinstance(path, HubSource) else path)
+    label_names = _name_everything(rows, tables, others, kind, roles, labels, usual_labels, directory, notes)
 
     held_out = HeldOut(seed, development_fraction) if held_out_needed else None
     if held_out_needed:

@@ -80,7 +80,8 @@ def needed_splits(available: Collection[Split], wanted: Collection[Split] | None
 def _what_was_expected(kind: str) -> str:
     return (
         "Expected a directory with a train file, and perhaps validation and test files "
-        f"({', '.join(suffixes_for(kind))}), or a Hugging Face data set as owner/name or owner/name:config."
+        f"({', '.join(suffixes_for(kind))}), or a Hugging Face data set as owner/name, owner/name:config or "
+        "owner/name:config@revision."
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptuning.config import RunConfig
-from ptuning.data.hub import HubSource, parse_hub_name
+from ptuning.data.file_names import find_splits
+from ptuning.data.hub import HubSource, has_configuration, parse_hub_name
 from ptuning.data.sources import TaskData, load_data, source_directory
 from ptuning.errors import ConfigError
 from ptuning.tasks.presets import Task
@@ -57,11 +58,22 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
 
 
 def task_source(task: Task, source: str | HubSource) -> str | Path | HubSource:
-    """Returns where to read from: a copy of a preset's data set has its configuration and split names too."""
+    """Returns where to read from.
+
+    The preset's own data set, given by hand, has its configuration and revision where none are said, and a copy of it
+    elsewhere its configuration; both have its split names. A directory with a file a split has none of these.
+    """
     if isinstance(source, HubSource):
         return source
     preset = task.source
     if source.startswith("package:") or not isinstance(preset, HubSource):
         return source_directory(source)
-    given = HubSource(source) if Path(source).is_dir() else parse_hub_name(source)
-    return HubSource(given.name, given.config or preset.config, given.revision, preset.splits)
+    directory = Path(source)
+    if directory.is_dir():
+        if find_splits(directory, task.kind):
+            return directory
+        is_there = preset.config is not None and has_configuration(directory, preset.config)
+        return HubSource(source, preset.config if is_there else None, None, preset.splits)
+    given = parse_hub_name(source)
+    revision = given.revision or (preset.revision if given.name == preset.name else None)
+    return HubSource(given.name, given.config or preset.config, revision, preset.splits)
