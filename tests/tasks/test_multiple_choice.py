@@ -39,6 +39,40 @@ def test_text_and_question_are_the_first_segment_and_the_choice_is_the_second(to
     assert example.label == 1
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "byte_tokenizer"])
+def test_the_beginning_of_the_text_is_cut_and_the_choice_stays_whole(
+    name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = request.getfixturevalue(name)
+    row = {"text": "It rained all day", "question": "so", "choices": ["the street was very wet", "no"]}
+    whole = KIND.encode([row], tokenizer, 64, training=False)[0]
+    first, second = (
+        tokenizer(text, choice)["input_ids"]
+        for text, choice in zip(["It rained all day so"] * 2, row["choices"], strict=True)
+    )
+    assert list(whole.sequences) == [first, second]
+    length = len(first) - 3
+    cut = KIND.encode([row], tokenizer, length, training=False)[0]
+    assert cut.sequences[0] == [first[0], *first[4:]]  # longest first would cut the choice too
+    assert cut.sequences[1] == (second if len(second) <= length else [second[0], *second[1 + len(second) - length :]])
+    if cut.token_types is not None:
+        assert [len(types) for types in cut.token_types] == [len(ids) for ids in cut.sequences]
+        assert cut.token_types[0].count(1) == len(tokenizer.tokenize(row["choices"][0])) + 1
+    assert not caplog.records
+
+
+def test_a_choice_that_leaves_no_room_for_the_text_is_cut_and_counted(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"text": "It rained", "choices": ["the street was very wet", "no"]}  # 5 tokens and 3 special ones
+    assert tokenizer.decode(KIND.encode([row], tokenizer, 9, training=False)[0].sequences[0]) == (
+        "[CLS] rained [SEP] the street was very wet [SEP]"
+    )
+    assert not caplog.records
+    assert KIND.encode([row], tokenizer, 8, training=False)[0].length == 8
+    assert "1 of 2 choices leave no room for their text in max_length 8, and are cut" in caplog.text
+
+
 def test_missing_choices_have_no_part_in_the_loss(tokenizer: Any, batch_loss: Any) -> None:
     examples = KIND.encode([ROWS[0], ROWS[2]], tokenizer, 32, training=True)  # 2 and 4 choices, label 0
     loss = batch_loss(KIND, [torch.zeros(2), torch.zeros(4)], examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
-from ptuning.tasks.encoding import encode_texts
+from ptuning.tasks.encoding import check_is_fast, encode_texts
 from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, labels_of, references_of
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -29,7 +32,9 @@ class MultipleChoice(TaskKind):
     """The best of several choices; rows have `text`, perhaps `question`, `choices`, and `label` (its index).
 
     Each choice is a sequence of its own: the text, with the question behind it, as the first segment and the choice as
-    the second. Rows may have different numbers of choices. Predictions: {"choice": index, "scores": [probability]}.
+    the second. Rows may have different numbers of choices. Of a sequence that is too long the beginning of the first
+    segment is cut, so that the choice stays whole, and the question, or the words that it goes on from, with it; a
+    choice that fills `max_length` alone is cut at its end. Predictions: {"choice": index, "scores": [probability]}.
     """
 
     name: ClassVar[str] = "multiple_choice"
@@ -55,6 +60,23 @@ class MultipleChoice(TaskKind):
         texts = [_first_segment(row) for row in rows for _ in row["choices"]]
         choices = [choice for row in rows for choice in row["choices"]]
         ids, types = encode_texts(tokenizer, texts, choices, max_length)
+        cut_choices = 0
+        for place, (text, choice) in enumerate(zip(texts, choices, strict=True)):
+            if len(ids[place]) < max_length:
+                continue
+            whole = _with_whole_choice(tokenizer, text, choice, max_length)
+            cut_choices += whole is None
+            if whole is not None:
+                ids[place] = whole[0]
+                if types is not None and whole[1] is not None:
+                    types[place] = whole[1]
+        if cut_choices:
+            logger.warning(
+                "%d of %d choices leave no room for their text in max_length %d, and are cut. Raise data.max_length.",
+                cut_choices,
+                len(choices),
+                max_length,
+            )
         ends = accumulate(len(row["choices"]) for row in rows)
         examples = []
         for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
@@ -98,6 +120,31 @@ class MultipleChoice(TaskKind):
 
 def _first_segment(row: Row) -> str:
     return f"{row['text']} {row['question']}" if "question" in row else str(row["text"])
+
+
+def _with_whole_choice(
+    tokenizer: Any, text: str, choice: str, max_length: int
+) -> tuple[list[int], list[int] | None] | None:
+    """Tokenize a text and a choice, and cut the beginning of the text as far as needed.
+
+    Returns:
+        Token ids; and token types, or None where the tokenizer has none. None where no token of the text would be left.
+
+    Raises:
+        ConfigError: something has to be cut, and the tokenizer cannot say which text its tokens come from.
+    """
+    encoded = tokenizer(text, choice, truncation=False, return_attention_mask=False, verbose=False)
+    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
+    excess = len(ids) - max_length
+    if excess <= 0:
+        return ids, types
+    check_is_fast(tokenizer, "cutting the text and not the choice")
+    own = [place for place, part in enumerate(encoded.sequence_ids(0)) if part == 0]
+    if excess >= len(own):
+        return None
+    gone = set(own[:excess])
+    stays = [place for place in range(len(ids)) if place not in gone]
+    return [ids[place] for place in stays], None if types is None else [types[place] for place in stays]
 
 
 def _check_choices(row: Row, index: int) -> None:
