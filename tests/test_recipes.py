@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 from transformers import BertConfig, DebertaConfig, RobertaConfig
 
@@ -139,6 +140,48 @@ def test_the_header_has_command_settings_paper_and_hardware(name: str) -> None:
     )
     assert ("nothing was released for this" in header) == (one.origin == "ours")
     assert name == f"paper/{one.task}/{last_part(one.backbone)}"
+
+
+_SCRIPTS = {
+    "BoolQ": "super_glue/boolq",
+    "RTE": "super_glue/rte",
+    "SuperGLUE RTE": "super_glue/rte",
+    "WSC": "super_glue/wsc",
+    "OntoNotes": "ontonotes5",
+    "CoNLL-2012": "srl/conll2012",
+    "SQuAD 1.1": "squad",
+    "SQuAD 2.0": "squad_v2",
+}
+_BY_US = {"epochs": "training.epochs", "batch size": "training.batch_size", "maximum length": "data.max_length"}
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What a file says, but for what task and backbone say."""
+    values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    flat = {"task": values.pop("task"), "backbone": values.pop("backbone")}
+    flat |= {f"{group}.{key}": value for group, own in values.items() for key, value in own.items()}
+    return {key: value for key, value in flat.items() if key not in ("task", "backbone", "training.metric")}
+
+
+@pytest.mark.parametrize("name", [name for name, one in shipped_recipes().items() if one.origin == "ours"])
+def test_our_settings_are_those_of_the_script_that_the_header_names_but_for_what_it_says(name: str) -> None:
+    header = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\ntask:")[0]
+    said = re.search(
+        r"taken from the (?:([\w. -]+?) )?script (?:that is named )?for (BERT|RoBERTa)-large"
+        r"(?:, which [\w ]+)?(?:, ([\w ]+) by us)?[,).]",
+        re.sub(r"\n#\s+", " ", header),
+    )
+    assert said is not None, header
+    task = _SCRIPTS[said[1]] if said[1] else shipped_recipes()[name].task
+    (source,) = [
+        official
+        for official in OFFICIAL
+        if official.startswith(f"{task}/") and last_part(official).startswith(f"{said[2].lower()}-large")
+    ]
+    free = [_BY_US[one] for one in said[3].split(" and ")] if said[3] else []
+    found, expected = _settings(name), _settings(f"paper/{source}")
+    differ = {key for key in {*found, *expected} if found.get(key) != expected.get(key)}
+    assert differ - set(free) == set()
 
 
 @pytest.mark.parametrize(
