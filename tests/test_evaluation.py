@@ -13,6 +13,8 @@ from ptuning import evaluation
 from ptuning.checkpoint import read_prompt, save_prompt
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.evaluation import evaluate
+from ptuning.predictor import load
+from ptuning.submission import read_split
 from ptuning.training.run import train
 
 TinyRun = Callable[..., Any]
@@ -67,8 +69,48 @@ def test_rows_without_labels_are_refused(run: Path, tmp_path: Path) -> None:
 
 def test_a_label_that_training_never_had_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"text": "a red box", "label": "purple"}\n')
-    with pytest.raises(DataError, match="purple"):
+    with pytest.raises(DataError) as caught:
         evaluate(run, data=tmp_path, split="test")
+    assert str(caught.value) == (
+        f"{tmp_path / 'test.jsonl'}:1: the label 'purple' is not among the 3 label names of the prompt: blue, green, "
+        "red. Correct the row, or leave it out: the prompt knows what it was trained for alone."
+    )
+
+
+def test_other_columns_are_read_where_predictions_read_them(tiny_run: TinyRun, tmp_path: Path) -> None:
+    rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "label": n % 2} for n in range(6)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"task": "glue/mrpc", "data.path": str(tmp_path / "data"), "training.max_steps": 1}
+    train(tiny_run(tmp_path / "run", **settings))
+    (tmp_path / "glue").mkdir()
+    lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *(f"{n % 2}\t1\t2\ta {n}\tb {n}" for n in range(4))]
+    (tmp_path / "glue" / "dev.tsv").write_text("\n".join(lines) + "\n")
+    asked = read_split(load(tmp_path / "run").tasks[0], str(tmp_path / "glue"), "validation")
+    assert asked.rows == [{"text": f"a {n}", "text_pair": f"b {n}"} for n in range(4)]
+    assert evaluate(tmp_path / "run", data=tmp_path / "glue").num_rows == 4
+
+
+def test_a_template_reads_its_own_names_where_those_of_training_are_not_there(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    row = {"span1_index": 0, "span1_text": "Ann", "span2_index": 3, "span2_text": "she"}
+    rows = [{**row, "text": "Ann ran as she fell.", "label": n % 2} for n in range(6)]
+    for name in ("own", "standard"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(
+            "".join(
+                json.dumps({("sentence" if key == "text" and name == "own" else key): row[key] for key in row}) + "\n"
+                for row in rows
+            )
+        )
+    settings = {"task": "super_glue/wsc", "data.path": str(tmp_path / "own"), "data.columns": {"text": "sentence"}}
+    train(tiny_run(tmp_path / "run", **settings, **{"training.max_steps": 1}))
+    assert evaluate(tmp_path / "run", data=tmp_path / "standard", split="train").num_rows == 5
+    (tmp_path / "neither").mkdir()
+    (tmp_path / "neither" / "test.jsonl").write_text(json.dumps({**row, "label": 1}) + "\n")
+    with pytest.raises(DataError, match="no column 'text', but the template wsc/0 .* Rename one, or add it.$"):
+        evaluate(tmp_path / "run", data=tmp_path / "neither", split="test")
 
 
 def test_a_prompt_on_its_own_needs_data(run: Path, tiny_data: Callable[..., Path], tmp_path: Path) -> None:

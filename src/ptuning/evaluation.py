@@ -11,6 +11,7 @@ import torch
 from ptuning.backbones.loading import Backbone
 from ptuning.checkpoint import save_prompt
 from ptuning.config import RunConfig, load_config
+from ptuning.data.learned import Learned
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData, load_data
 from ptuning.data.splits import SPLIT_NAMES, Split
@@ -127,8 +128,10 @@ def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfi
         task_source(preset, source),
         kind=task.kind.name,
         # Ids say nothing of a task, and other data may have none.
-        columns={role: column for role, column in task.columns.items() if role != "id"} or None,
-        labels=getattr(task.kind, "label_names", None),
+        learned=Learned(
+            {role: column for role, column in task.columns.items() if role != "id"},
+            getattr(task.kind, "label_names", None),
+        ),
         usual_columns=preset.columns,
         template=task.template,
         # With train comes validation, whose rows may have to be held out of it.

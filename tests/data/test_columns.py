@@ -154,7 +154,7 @@ def test_questions_are_found() -> None:
             "classification",
             "text label",
             {"zzz": "text"},
-            "has the roles text, text_pair, group, keep, label. Use one",
+            "has the roles text, text_pair, group, keep, keep_pair, label. Use one",
         ),
         ("classification", "text label", {"text": "txt"}, "says text: txt, but there is no column 'txt'.*mean 'text'"),
         ("classification", "text label", {"text": "zzz"}, "The columns are: text, label. Name one of those"),

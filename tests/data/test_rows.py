@@ -150,7 +150,7 @@ def test_rows_are_not_the_lists_of_the_table() -> None:
         ({"sentence": " \n", "label": 1}, "x:1: 'sentence' is empty, expected text. Fill it in or remove the row"),
         (
             {"sentence": 3, "label": 1},
-            r"x:1: 'sentence' holds 3 \(int\), expected text. Correct it, or name another col",
+            r"x:1: 'sentence' holds 3 \(int\), expected text. Correct it, or train with another col",
         ),
         ({"sentence": ["a"] * 99, "label": 1}, r"holds \['a', .*\.\.\. \(list\), expected text"),
         ({"sentence": b"a", "label": 1}, r"holds b'a' \(bytes\), expected text"),
@@ -168,7 +168,7 @@ def test_texts_that_are_none_are_refused_with_their_place(record: dict[str, Any]
 @pytest.mark.parametrize("value", ["good", "1e999", "nan", math.nan, math.inf, 10**400, True, [1.0]])
 def test_values_of_regression_must_be_finite_numbers(value: Any) -> None:
     with pytest.raises(
-        DataError, match=r"x:1: 'label' holds .*, expected a finite number. Correct it, or name another"
+        DataError, match=r"x:1: 'label' holds .*, expected a finite number. Correct it, or train with another"
     ):
         _read("regression", CLASSES, {"sentence": "a", "label": value})
 

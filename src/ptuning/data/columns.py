@@ -52,6 +52,7 @@ def resolve_columns(
     text_columns: Collection[str] | None = None,
     require_label: bool = True,
     source: str = "the data",
+    advice: str | None = None,
 ) -> dict[str, str]:
     """Find the column of every role that a kind of task needs.
 
@@ -63,6 +64,7 @@ def resolve_columns(
         text_columns: those of `available` that hold strings. Without it every column but labels and ids counts.
         require_label: whether a missing label column is an error; it is not when predicting.
         source: how error messages name the data.
+        advice: what to do where columns are missing or unclear, if `data.columns` cannot be set.
 
     Returns:
         role -> column. Choices in columns of their own have the roles `choice1`, `choice2`, ...; `label`, `tags` or
@@ -71,7 +73,7 @@ def resolve_columns(
     Raises:
         DataError: a role has no column, or more than one could be meant; an override names an unknown role or column.
     """
-    search = _Search(kind, available, dict(overrides or {}), text_columns, require_label, source)
+    search = _Search(kind, available, dict(overrides or {}), text_columns, require_label, source, advice)
     search.check_overrides()
     if kind in ("classification", "regression"):
         search.find_texts()
@@ -109,6 +111,7 @@ class _Search:
         text_columns: Collection[str] | None,
         require_label: bool,
         source: str,
+        advice: str | None,
     ) -> None:
         if kind not in KIND_ROLES:
             raise DataError(f"kind must be one of {', '.join(KIND_ROLES)}, got {kind!r}. Name one of those.")
@@ -117,15 +120,14 @@ class _Search:
         self.found = overrides
         self.require_label = require_label
         self.source = source
+        self.advice = advice
         strings = self.available if text_columns is None else text_columns
         self.text_columns = [name for name in self.available if name in strings and name not in _NEVER_TEXT]
 
     def error(self, problem: str, example: str) -> DataError:
         columns = ", ".join(self.available) or "none"
-        return DataError(
-            f"{self.source}: {problem} for {self.kind}. The columns are: {columns}. "
-            f"Name the right ones in data.columns, such as {{{example}}}."
-        )
+        advice = self.advice or f"Name the right ones in data.columns, such as {{{example}}}."
+        return DataError(f"{self.source}: {problem} for {self.kind}. The columns are: {columns}. {advice}")
 
     def check_overrides(self) -> None:
         roles = list(KIND_ROLES[self.kind])

@@ -15,6 +15,8 @@ from ptuning.data.spans import is_bio_tag
 from ptuning.errors import DataError
 
 INFO_FILE = "dataset_info.json"
+PROMPT = "the prompt"
+"""How messages name a saved prompt that gave the label names: it can say no others."""
 _MOST_SHOWN = 10
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _MOST_DIGITS = 18  # longer numbers are names like any other text
@@ -79,7 +81,7 @@ def seen_label_names(rows: Sequence[Row], table: Table) -> tuple[str, ...]:
     if not numbers and all(is_number(value) for value in values):
         raise DataError(
             f"{table.name}: the labels are numbers, such as {min(values)}, but not whole ones. Expected classes for "
-            "classification; use the kind regression, or another label column in data.columns."
+            "classification; use the kind regression, or train with another label column in data.columns."
         )
     return tuple(sorted(values, key=int) if all(_is_whole(value) for value in values) else sorted(values))
 
@@ -228,7 +230,7 @@ def _label_text(label: Any, place: str) -> str:
     if isinstance(label, float):
         raise DataError(
             f"{place}: the label is {label!r}, a floating-point number. Expected a class (string or whole number) for "
-            "classification; use the kind regression, or another label column in data.columns."
+            "classification; use the kind regression, or train with another label column in data.columns."
         )
     if not isinstance(label, (str, int)):
         raise DataError(
@@ -259,7 +261,12 @@ def _namer(labels: Iterable[str], names: tuple[str, ...], from_classes: bool) ->
 def _unknown(place: str, what: str, value: Any, names: Sequence[str], source: str) -> DataError:
     nearest = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    advice = (
+        "Correct the row, or leave it out: the prompt knows what it was trained for alone."
+        if source == PROMPT
+        else "Correct the row, or give all names in data.labels."
+    )
     return DataError(
         f"{place}: the {what} {short(value)} is not among the {len(names)} label names of {source}: {shown(names)}."
-        f"{hint} Correct the row, or give all names in data.labels."
+        f"{hint} {advice}"
     )

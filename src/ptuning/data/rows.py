@@ -199,7 +199,7 @@ def short(value: Any) -> str:
 def _wrong_type(value: Any, expected: str, place: str, column: str) -> DataError:
     return DataError(
         f"{place}: {column!r} holds {short(value)} ({type(value).__name__}), "
-        f"expected {expected}. Correct it, or name another column in data.columns."
+        f"expected {expected}. Correct it, or train with another column in data.columns."
     )
 
 

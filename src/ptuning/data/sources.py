@@ -14,6 +14,7 @@ from ptuning.data.formats import Table, suffixes_for
 from ptuning.data.hub import HubSource
 from ptuning.data.labels import (
     INFO_FILE,
+    PROMPT,
     check_tags_are_known,
     check_tags_are_strings,
     checked_names,
@@ -27,6 +28,7 @@ from ptuning.data.labels import (
     some_are_numbers,
     unknown_tags,
 )
+from ptuning.data.learned import Learned, roles_here, template_columns_here
 from ptuning.data.rows import Row, convert_to_bio, read_rows
 from ptuning.data.sampling import count_units, draw_rows
 from ptuning.data.splits import SPLIT_NAMES, Split, is_test, load_tables, needed_splits
@@ -94,6 +96,7 @@ def load_data(
     labels: Sequence[str] | None = None,
     usual_columns: Mapping[str, Sequence[str]] | None = None,
     usual_labels: Sequence[str] | None = None,
+    learned: Learned | None = None,
     template: Template | None = None,
     seed: int = 11,
     development_fraction: float = 0.1,
@@ -112,6 +115,8 @@ def load_data(
             files, else the class names inside the data, else the usual ones, else the sorted values of train.
         usual_columns: role -> columns that a preset's data may have for it; the first that is there is read.
         usual_labels: names of a preset's classes or tags, in order.
+        learned: how a saved prompt was trained, which these data are for: its labels, and the columns that it read or
+            those that stand for them, as `columns_here` says. Instead of `columns` and `labels`.
         template: makes roles of columns.
         seed: for the held-out rows, and for which rows `max_train_rows` and `max_validation_rows` keep.
         development_fraction: part of train held out when there is no validation file, in (0, 1).
@@ -126,7 +131,8 @@ def load_data(
     """
     _check_arguments(kind, development_fraction, max_train_rows, max_validation_rows, splits)
     wanted: set[Split] = set(SPLIT_NAMES) if splits is None else set(splits)
-    all_matter = kind == "classification" and (labels is None or some_are_numbers(labels))
+    given, giver = (labels, "data.labels") if learned is None else (learned.label_names, PROMPT)
+    all_matter = kind == "classification" and (given is None or some_are_numbers(given))
     tables, available = load_tables(path, kind, None if all_matter and wanted <= set(SPLIT_NAMES) else wanted)
     needed = needed_splits(available, wanted)
     notes: list[str] = [note for table in tables.values() for note in table.notes]
@@ -139,16 +145,32 @@ def load_data(
         )
     first = next(table for split, table in tables.items() if split in needed)
     if template is not None:
-        read = template.resolve(first, columns or {})
+        read = (
+            template.resolve(first, columns or {})
+            if learned is None
+            else template_columns_here(first, template, learned.columns)
+        )
         tables = {split: template.apply(table, read) for split, table in tables.items()}
         roles = {role: role for role in next(tables[s] for s in tables if s in needed).columns}
     else:
-        roles = _roles(first, kind, columns or {}, usual_columns or {}, all_are_tests=all(map(is_test, needed)))
+        all_are_tests = all(map(is_test, needed))
+        roles = (
+            _roles(first, kind, columns or {}, usual_columns or {}, all_are_tests=all_are_tests)
+            if learned is None
+            else roles_here(
+                first,
+                kind,
+                learned.columns,
+                usual_columns,
+                may_lack=(*LABEL_ROLES, "id"),
+                require_label=not all_are_tests,
+            )
+        )
     others = {split: table for split, table in tables.items() if split not in needed}
     tables = {split: table for split, table in tables.items() if split in needed}
     rows = {split: _read_split(split, table, kind, roles, notes) for split, table in tables.items()}
     directory = Path(path.name if isinstance(path, HubSource) else path)
-    label_names = _name_everything(rows, tables, others, kind, roles, labels, usual_labels, directory, notes)
+    label_names = _name_everything(rows, tables, others, kind, roles, given, giver, usual_labels, directory, notes)
 
     held_out = HeldOut(seed, development_fraction) if held_out_needed else None
     if held_out_needed:
@@ -279,6 +301,7 @@ def _name_everything(
     kind: str,
     roles: dict[str, str],
     labels: Sequence[str] | None,
+    giver: str,
     usual_labels: Sequence[str] | None,
     directory: Path,
     notes: list[str],
@@ -292,6 +315,7 @@ def _name_everything(
         kind: kind of task.
         roles: role -> column.
         labels: names that were given.
+        giver: who gave them, in messages.
         usual_labels: names that a preset has.
         directory: where the data are.
         notes: what is said to the user; added to.
@@ -302,7 +326,7 @@ def _name_everything(
         return None
     column = roles.get("tags" if kind in _TAGGING_KINDS else "label", "")
     pairs: dict[str, tuple[list[Row], Table]] = {split: (rows[split], tables[split]) for split in rows}
-    names, source = _given_names({**tables, **others}, column, labels, usual_labels, directory)
+    names, source = _given_names({**tables, **others}, column, labels, giver, usual_labels, directory)
     if kind == "multiple_choice":
         choices = [name for role, name in roles.items() if role.startswith("choice") and role != "choices"]
         number_choices(pairs, choices, names)
@@ -346,12 +370,13 @@ def _given_names(
     tables: dict[Split, Table],
     column: str,
     labels: Sequence[str] | None,
+    giver: str,
     usual_labels: Sequence[str] | None,
     directory: Path,
 ) -> tuple[tuple[str, ...] | None, str]:
     """Return the label names that somebody wrote down, and who did."""
     if labels is not None:
-        return checked_names(labels, "data.labels"), "data.labels"
+        return checked_names(labels, giver), giver
     names = info_label_names(directory, column) if directory.is_dir() else None
     if names is not None:
         return names, str(directory / INFO_FILE)

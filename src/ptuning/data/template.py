@@ -37,12 +37,13 @@ class Template:
     label: str = "label"
     description: str = ""
 
-    def resolve(self, table: Table, overrides: Mapping[str, str]) -> dict[str, str]:
+    def resolve(self, table: Table, overrides: Mapping[str, str], *, advice: str | None = None) -> dict[str, str]:
         """Find the column of everything that the template reads, by its name or as the overrides say.
 
         Args:
             table: what was read.
             overrides: what the template reads -> column of the table.
+            advice: what to do where a column is missing, if `data.columns` cannot be set.
 
         Returns:
             What the template reads, and its label -> column; what is optional may be missing, and so may the label.
@@ -60,10 +61,12 @@ class Template:
         found = {name: overrides.get(name, name) for name in known}
         missing = [name for name in self.columns if found[name] not in table.columns]
         if missing:
+            advice = advice or (
+                f"Say which one is meant in data.columns, such as {{{missing[0]}: NAME}}, or use a bare kind of task."
+            )
             raise DataError(
                 f"{table.name} has no column {found[missing[0]]!r}, but the template {self.name} reads "
-                f"{', '.join(self.columns)}. The columns are: {', '.join(table.columns) or 'none'}. Say which one is "
-                f"meant in data.columns, such as {{{missing[0]}: NAME}}, or use a bare kind of task."
+                f"{', '.join(self.columns)}. The columns are: {', '.join(table.columns) or 'none'}. {advice}"
             )
         return {name: column for name, column in found.items() if column in table.columns}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ptuning.data.columns import KIND_ROLES, LABEL_ROLES, NAME_ROLES, resolve_columns
+from ptuning.data.columns import KIND_ROLES, LABEL_ROLES, NAME_ROLES
 from ptuning.data.flat import read_flat
 from ptuning.data.formats import Table, suffixes_for, table_of
+from ptuning.data.learned import roles_here, template_columns_here
 from ptuning.data.rows import Row, read_rows, short
 from ptuning.data.template import Template
 from ptuning.errors import DataError
@@ -80,48 +80,33 @@ def rows_from_records(
 
 
 def prediction_rows(
-    table: Table, kind: str, columns: Mapping[str, str] | None = None, template: Template | None = None
+    table: Table,
+    kind: str,
+    columns: Mapping[str, str] | None = None,
+    template: Template | None = None,
+    usual_columns: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Row]:
     """Turn a table into rows to predict for, one a record; labels are dropped.
+
+    Args:
+        table: what was read.
+        kind: kind of task.
+        columns: role -> column of training; where it is not there, others are looked for as `columns_here` says.
+        template: of the task, where it has one.
+        usual_columns: role -> columns that a preset's data may have for it; of no use to a template.
 
     Raises:
         DataError: it lacks what the kind needs.
     """
     if not table.records:
         return []
+    learned = columns or {}
     if template is not None:
-        known = {name: column for name, column in (columns or {}).items() if column in table.columns}
-        table = template.apply(table, template.resolve(table, known))
+        table = template.apply(table, template_columns_here(table, template, learned))
         return read_rows(table, kind, {column: column for column in table.columns}, "dropped")
-    overrides = {}
-    for role, column in (columns or {}).items():
-        if column in table.columns:
-            overrides[role] = column
-        elif role in table.columns:
-            overrides[role] = role  # rows may also use the roles' own names
-        elif role not in (*LABEL_ROLES, *NAME_ROLES) and not _has_stand_in(role, table.columns):
-            nearest = difflib.get_close_matches(column, table.columns, n=1)
-            hint = f"Did you mean {nearest[0]!r}?" if nearest else "Rename one, or add it."
-            raise DataError(
-                f"{table.name}: no column {column!r} ({role}), which {kind} reads here. "
-                f"The columns are: {', '.join(table.columns)}. {hint}"
-            )
-    roles = resolve_columns(
-        kind,
-        table.columns,
-        overrides,
-        text_columns=table.text_columns(),
-        require_label=False,
-        source=table.name,
-    )
+    may_lack = (*LABEL_ROLES, *NAME_ROLES)
+    roles = roles_here(table, kind, learned, usual_columns, may_lack=may_lack, require_label=False)
     return read_rows(table, kind, roles, "dropped")
-
-
-def _has_stand_in(role: str, available: Collection[str]) -> bool:
-    """Tell whether other columns may stand for a role of training: raw text for words, a list for single choices."""
-    if role == "tokens":
-        return "text" in available or "sentence" in available
-    return role.startswith("choice") and any(name.startswith("choice") for name in available)
 
 
 def check_kind(kind: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from ptuning.data.formats import Table
+from ptuning.data.learned import columns_here
 from ptuning.data.rows import Row
 from ptuning.data.splits import Split, load_tables
 from ptuning.data.unlabelled import load_table, prediction_rows
@@ -81,10 +82,6 @@ def read_split(task: LoadedTask, data: str | None, split: Split) -> Asked:
 
 
 def _asked(table: Table, task: LoadedTask, preset: Task, split: str) -> Asked:
-    columns = {}
-    for role, column in task.columns.items():
-        # Test files may call a column otherwise than those of training, such as GLUE's own and those on the hub.
-        candidates = (column, *(preset.columns.get(role, ()) if task.template is None else ()))
-        columns[role] = next((name for name in candidates if name in table.columns), column)
-    rows = prediction_rows(table, task.kind.name, columns, task.template)
-    return Asked(table, rows, {role: name for role, name in columns.items() if name in table.columns}, split)
+    usual = preset.columns if task.template is None else None
+    rows = prediction_rows(table, task.kind.name, task.columns, task.template, usual)
+    return Asked(table, rows, columns_here(task.columns, table.columns, usual), split)
