@@ -7,36 +7,19 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ptuning.data.columns import LABEL_ROLES, NAME_ROLES, resolve_columns
 from ptuning.data.formats import Table, suffixes_for
 from ptuning.data.hub import HubSource
-from ptuning.data.labels import (
-    INFO_FILE,
-    PROMPT,
-    check_tags_are_known,
-    check_tags_are_strings,
-    checked_names,
-    info_label_names,
-    name_labels,
-    name_tags,
-    number_choices,
-    seen_label_names,
-    seen_tag_names,
-    shown,
-    some_are_numbers,
-    unknown_tags,
-)
+from ptuning.data.labels import PROMPT, shown, some_are_numbers
 from ptuning.data.learned import Learned, roles_here, template_columns_here
-from ptuning.data.rows import Row, convert_to_bio, read_rows
+from ptuning.data.naming import name_everything
+from ptuning.data.rows import Row, read_rows
 from ptuning.data.sampling import count_units, draw_rows
 from ptuning.data.splits import SPLIT_NAMES, Split, is_test, load_tables, needed_splits
 from ptuning.data.template import Template
 from ptuning.data.unlabelled import check_kind
 from ptuning.errors import DataError
-
-_TAGGING_KINDS = ("token_classification", "semantic_role_labeling")
 
 
 @dataclass(frozen=True)
@@ -145,63 +128,35 @@ def load_data(
         )
     first = next(table for split, table in tables.items() if split in needed)
     if template is not None:
-        read = (
-            template.resolve(first, columns or {})
-            if learned is None
-            else template_columns_here(first, template, learned.columns)
-        )
+        read = _read_by_template(first, template, columns, learned)
         tables = {split: template.apply(table, read) for split, table in tables.items()}
         roles = {role: role for role in next(tables[s] for s in tables if s in needed).columns}
     else:
-        all_are_tests = all(map(is_test, needed))
-        roles = (
-            _roles(first, kind, columns or {}, usual_columns or {}, all_are_tests=all_are_tests)
-            if learned is None
-            else roles_here(
-                first,
-                kind,
-                learned.columns,
-                usual_columns,
-                may_lack=(*LABEL_ROLES, "id"),
-                require_label=not all_are_tests,
-            )
-        )
+        read = roles = _roles(first, kind, columns, learned, usual_columns, all_are_tests=all(map(is_test, needed)))
     others = {split: table for split, table in tables.items() if split not in needed}
     tables = {split: table for split, table in tables.items() if split in needed}
     rows = {split: _read_split(split, table, kind, roles, notes) for split, table in tables.items()}
+    pairs = {split: (rows[split], tables[split]) for split in rows}
     directory = Path(path.name if isinstance(path, HubSource) else path)
-    label_names = _name_everything(rows, tables, others, kind, roles, given, giver, usual_labels, directory, notes)
+    label_names = name_everything(pairs, others, kind, roles, given, giver, usual_labels, directory, notes)
 
     held_out = HeldOut(seed, development_fraction) if held_out_needed else None
-    if held_out_needed:
-        rows["train"], rows["validation"] = _hold_out(rows["train"], development_fraction, seed, tables["train"].name)
-        notes.append(
-            f"No validation file: {len(rows['validation'])} of {len(tables['train'].records)} train rows "
-            f"(development_fraction {development_fraction:g}, seed {seed}) held out for validation."
-        )
-    if "train" in rows and "train" in wanted and max_train_rows is not None and max_train_rows < len(rows["train"]):
-        notes.append(f"train: {max_train_rows} of {len(rows['train'])} rows used (max_train_rows, seed {seed}).")
-        rows["train"] = random.Random(f"train rows {seed}").sample(rows["train"], max_train_rows)
-    if kind == "classification" and "train" in wanted and label_names is not None:
-        seen = {row["label"] for row in rows["train"]}
-        unseen = [name for name in label_names if name not in seen]
-        if unseen:
-            notes.append(f"No train row has the label {shown(unseen)}.")
-    if "validation" in rows and max_validation_rows is not None and max_validation_rows < len(rows["validation"]):
-        num_rows = len(rows["validation"])
-        drawn = draw_rows(rows["validation"], max_validation_rows, f"validation rows {seed}")
-        notes.append(f"validation: {len(drawn)} of {num_rows} rows used (max_validation_rows, seed {seed}).")
-        rows["validation"] = [rows["validation"][index] for index in drawn]
+    if held_out is not None:
+        rows["train"], rows["validation"] = _hold_out(rows["train"], held_out, tables["train"].name, notes)
+    if "train" in wanted:
+        rows["train"] = _limited_train(rows["train"], max_train_rows, seed, notes)
+        if kind == "classification" and label_names is not None:
+            notes += _notes_on_unseen(label_names, rows["train"])
+    if "validation" in rows:
+        rows["validation"] = _limited_validation(rows["validation"], max_validation_rows, seed, notes)
     if "train" in rows and "validation" in rows:
-        repeated = _count_repeated(rows["validation"], rows["train"])
-        if repeated:
-            notes.append(f"{repeated} of {len(rows['validation'])} validation rows stand in train too, word for word.")
+        notes += _notes_on_repeated(rows["validation"], rows["train"])
     return TaskData(
         train=rows.get("train") if "train" in wanted else None,
         validation=rows.get("validation"),
         test=rows.get("test"),
         label_names=label_names,
-        columns=roles if template is None else read,
+        columns=read,
         source=str(path),
         notes=tuple(notes),
         held_out=held_out,
@@ -222,17 +177,32 @@ def _missing_split(
     )
 
 
+def _read_by_template(
+    table: Table, template: Template, columns: Mapping[str, str] | None, learned: Learned | None
+) -> dict[str, str]:
+    """Find what a template reads, as given or as training had it."""
+    if learned is not None:
+        return template_columns_here(table, template, learned.columns)
+    return template.resolve(table, columns or {})
+
+
 def _roles(
     table: Table,
     kind: str,
-    columns: Mapping[str, str],
-    usual_columns: Mapping[str, Sequence[str]],
+    columns: Mapping[str, str] | None,
+    learned: Learned | None,
+    usual_columns: Mapping[str, Sequence[str]] | None,
     *,
     all_are_tests: bool,
 ) -> dict[str, str]:
-    """Find the column of each role: as given, else a usual one that is there, else by well-known names."""
-    found = dict(columns)
-    for role, candidates in usual_columns.items():
+    """Find the column of each role: as given or as in training, else a usual one, else by well-known names."""
+    if learned is not None:
+        may_lack = (*LABEL_ROLES, "id")
+        return roles_here(
+            table, kind, learned.columns, usual_columns, may_lack=may_lack, require_label=not all_are_tests
+        )
+    found = dict(columns or {})
+    for role, candidates in (usual_columns or {}).items():
         column = next((name for name in candidates if name in table.columns), None)
         if role not in found and column is not None and column not in found.values():
             found[role] = column
@@ -294,106 +264,7 @@ def _read_split(split: Split, table: Table, kind: str, roles: dict[str, str], no
     return rows
 
 
-def _name_everything(
-    rows: dict[Split, list[Row]],
-    tables: dict[Split, Table],
-    others: dict[Split, Table],
-    kind: str,
-    roles: dict[str, str],
-    labels: Sequence[str] | None,
-    giver: str,
-    usual_labels: Sequence[str] | None,
-    directory: Path,
-    notes: list[str],
-) -> tuple[str, ...] | None:
-    """Turn raw labels and tags into names, in place, and return the names.
-
-    Args:
-        rows: of the splits that were asked for.
-        tables: what they were read from.
-        others: the other splits, whose labels are only looked at.
-        kind: kind of task.
-        roles: role -> column.
-        labels: names that were given.
-        giver: who gave them, in messages.
-        usual_labels: names that a preset has.
-        directory: where the data are.
-        notes: what is said to the user; added to.
-    """
-    if kind in ("regression", "question_answering", "cloze"):
-        if labels is not None:
-            raise DataError(f"data.labels names {len(labels)} classes, but {kind} has none. Leave data.labels out.")
-        return None
-    column = roles.get("tags" if kind in _TAGGING_KINDS else "label", "")
-    pairs: dict[str, tuple[list[Row], Table]] = {split: (rows[split], tables[split]) for split in rows}
-    names, source = _given_names({**tables, **others}, column, labels, giver, usual_labels, directory)
-    if kind == "multiple_choice":
-        choices = [name for role, name in roles.items() if role.startswith("choice") and role != "choices"]
-        number_choices(pairs, choices, names)
-        return None
-    lead: Split = "train" if "train" in rows else next(iter(rows))
-    if kind == "classification":
-        if names is None:
-            names, source = seen_label_names(rows[lead], tables[lead]), f"{lead} (its sorted values)"
-        every = [*tables.values(), *others.values()]
-        name_labels(
-            pairs,
-            names,
-            others=[label for split, table in others.items() for label in _raw_labels(split, table, column)],
-            from_classes=any(column in table.class_names for table in every),
-            source=source,
-        )
-    else:
-        if names is not None:
-            name_tags(pairs, names, source=source)
-        check_tags_are_strings(pairs)
-        for split, table in tables.items():
-            if convert_to_bio(rows[split], table, iob1=kind == "token_classification"):
-                notes.append(f"{split}: the tags are IOB1 and were converted to BIO (every entity begins with B-).")
-        if names is None:
-            more = [rows[split] for split in rows if split != lead]
-            all_types = kind == "semantic_role_labeling"
-            names = seen_tag_names(rows[lead], more, tables[lead].name, all_types=all_types)
-            source = f"{lead} (its sorted tags)"
-        if (
-            kind == "semantic_role_labeling"
-        ):  # roles are many and rare: one that train has not is missed, and no mistake
-            for split in [split for split in pairs if split != "train"]:
-                unseen = unknown_tags(pairs.pop(split)[0], names)
-                if unseen:
-                    notes.append(f"{split}: {shown(unseen)} cannot be predicted, being no label names of {source}.")
-        check_tags_are_known(pairs, names, source=source)
-    return names
-
-
-def _given_names(
-    tables: dict[Split, Table],
-    column: str,
-    labels: Sequence[str] | None,
-    giver: str,
-    usual_labels: Sequence[str] | None,
-    directory: Path,
-) -> tuple[tuple[str, ...] | None, str]:
-    """Return the label names that somebody wrote down, and who did."""
-    if labels is not None:
-        return checked_names(labels, giver), giver
-    names = info_label_names(directory, column) if directory.is_dir() else None
-    if names is not None:
-        return names, str(directory / INFO_FILE)
-    for table in tables.values():
-        if column in table.class_names:
-            return checked_names(table.class_names[column], f"the classes of {table.name}"), table.name
-    return (None, "") if usual_labels is None else (checked_names(usual_labels, "the task"), "the task")
-
-
-def _raw_labels(split: Split, table: Table, column: str) -> list[Any]:
-    """Return the labels of a split as they stand in its file; none where a test split is unlabelled (all -1)."""
-    found = [value for record in table.records if (value := record.get(column)) is not None]
-    is_unlabelled = is_test(split) and all(value in (-1, "-1") for value in found)
-    return [] if is_unlabelled else found
-
-
-def _hold_out(rows: list[Row], fraction: float, seed: int, name: str) -> tuple[list[Row], list[Row]]:
+def _hold_out(rows: list[Row], how: HeldOut, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
     """Part rows into train and validation, both in their old order."""
     if count_units(rows) < 2:
         what = "row" if len(rows) < 2 else "rows of one group"
@@ -401,10 +272,46 @@ def _hold_out(rows: list[Row], fraction: float, seed: int, name: str) -> tuple[l
             f"{name} has {len(rows)} {what}, and there is no validation file. Expected at least 2 rows to hold one out "
             "(or groups, where rows have them); add some, or a validation file."
         )
-    count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-    chosen = set(draw_rows(rows, count, f"development rows {seed}"))
+    count = min(max(1, round(len(rows) * how.development_fraction)), len(rows) - 1)
+    chosen = set(draw_rows(rows, count, f"development rows {how.seed}"))
+    notes.append(
+        f"No validation file: {len(chosen)} of {len(rows)} train rows "
+        f"(development_fraction {how.development_fraction:g}, seed {how.seed}) held out for validation."
+    )
     train = [row for index, row in enumerate(rows) if index not in chosen]
     return train, [rows[index] for index in sorted(chosen)]
+
+
+def _limited_train(rows: list[Row], limit: int | None, seed: int, notes: list[str]) -> list[Row]:
+    """Draw train rows where there are more than the limit."""
+    if limit is None or limit >= len(rows):
+        return rows
+    notes.append(f"train: {limit} of {len(rows)} rows used (max_train_rows, seed {seed}).")
+    return random.Random(f"train rows {seed}").sample(rows, limit)
+
+
+def _limited_validation(rows: list[Row], limit: int | None, seed: int, notes: list[str]) -> list[Row]:
+    """Draw validation rows where there are more than the limit, groups as a whole, in the order of the file."""
+    if limit is None or limit >= len(rows):
+        return rows
+    drawn = draw_rows(rows, limit, f"validation rows {seed}")
+    notes.append(f"validation: {len(drawn)} of {len(rows)} rows used (max_validation_rows, seed {seed}).")
+    return [rows[index] for index in drawn]
+
+
+def _notes_on_unseen(names: Sequence[str], rows: list[Row]) -> list[str]:
+    """Say which classes no train row has."""
+    seen = {row["label"] for row in rows}
+    unseen = [name for name in names if name not in seen]
+    return [f"No train row has the label {shown(unseen)}."] if unseen else []
+
+
+def _notes_on_repeated(rows: list[Row], train: list[Row]) -> list[str]:
+    """Say how many validation rows stand in train too."""
+    repeated = _count_repeated(rows, train)
+    if not repeated:
+        return []
+    return [f"{repeated} of {len(rows)} validation rows stand in train too, word for word."]
 
 
 def _count_repeated(rows: list[Row], others: list[Row]) -> int:
