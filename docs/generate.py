@@ -331,8 +331,8 @@ is saved with the prompt, as `pooler.*`.
   here; there every row is padded to the maximum length, which costs time.
 - **Lengths.** There, NER and SRL cut at 512 tokens, which with shifted positions can run past the position table. The
   recipes leave the prompts their share: `data.max_length` is 512 minus the prompt length. Words that the task needs
-  are never cut: of a choice that is too long with its text (none in COPA is), the beginning of the text goes; there, the
-  end of the longer of the two.
+  are never cut: of a choice that is too long with its text (none in COPA is), the beginning of the text goes; there,
+  the end of the longer of the two.
 - **Question answering.** All spans of a window are compared, not those of the 20 best starts and ends.
 - **Selection.** CoLA and STS-B ask for an accuracy there that these sets do not have; here Matthews and Pearson
   correlation.
