@@ -15,6 +15,7 @@ from ptuning.checkpoint import find_prompt, read_prompt
 from ptuning.config import load_config
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.evaluation import evaluate
+from ptuning.multitask import run as run_module
 from ptuning.multitask import shared
 from ptuning.multitask.results import MultitaskResult
 from ptuning.multitask.run import train_multitask
@@ -124,8 +125,9 @@ def test_the_shared_prompts_are_bare_and_of_the_best_mean(done: MultitaskResult)
     saved = read_prompt(directory)
     assert saved.task is None and saved.head is None and not saved.head_tensors
     assert saved.metrics == best["validation"]
-    heads = [read_prompt(directory / "tasks" / name).counts["head"] for name in ("first", "second")]
-    assert saved.counts["head"] == sum(heads) and heads == [3 * 32 + 3] * 2
+    counts = [read_prompt(directory / "tasks" / name).counts for name in ("first", "second")]
+    assert saved.counts["head"] == 2 * (3 * 32 + 3) and saved.counts["trained"] == saved.counts["prompts"] + 2 * 99
+    assert [(one["head"], one["trained"]) for one in counts] == [(99, saved.counts["prompts"] + 99)] * 2
 
 
 def test_the_shared_stage_alone_can_be_asked_and_scored(done: MultitaskResult, tiny_data: Any) -> None:
@@ -209,13 +211,120 @@ def test_sampling_decides_whose_batches_are_drawn(
 
     monkeypatch.setattr(execution, "fit", count)
     for sampling in ("proportional", "uniform", "temperature"):  # 24 and 40 rows in batches of 8: 3 and 5 an epoch
-        config = tiny_multitask(tmp_path / sampling, steps=2, sampling=sampling, single=False, temperature=1.0)
+        more = {"temperature": 1e9} if sampling == "temperature" else {}
+        config = tiny_multitask(tmp_path / sampling, steps=2, sampling=sampling, single=False, **more)
         train_multitask(config, backbone=backbone)
     assert {name: [order.count(0), order.count(1)] for name, order in heads.items()} == {
         "proportional": [3, 5],
         "uniform": [4, 4],
-        "temperature": [3, 5],
+        "temperature": [4, 4],
     }
+
+
+# Seeds.
+
+
+def test_every_run_of_a_seed_is_trained_with_it_and_comes_to_other_weights(done: MultitaskResult) -> None:
+    for stage in STAGES:
+        weights = []
+        for seed in (11, 12):
+            directory = done.directory / f"seed-{seed}" / stage
+            if stage == "shared":
+                assert load_multitask_config(directory / "config.yaml").seeds == [seed]
+            else:
+                assert load_config(directory / "config.yaml").training.seed == seed
+            weights.append(read_prompt(directory).prompts)
+        assert not torch.equal(*weights)
+
+
+def data_of_run(directory: Path) -> str:
+    """The digest of the rows that a run has learned from and chosen by."""
+    return str(json.loads((directory / "checkpoints" / "last" / "state.json").read_text())["origin"]["data"])
+
+
+@pytest.fixture
+def without_validation(tiny_data: Any, tmp_path: Path) -> Path:
+    """24 rows, of which some must be held out."""
+    directory = tmp_path / "without-validation"
+    directory.mkdir()
+    shutil.copy(tiny_data("classification") / "train.jsonl", directory)
+    return directory
+
+
+def test_each_seed_holds_out_rows_of_its_own_that_are_the_same_alone_and_together(
+    without_validation: Path, tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    settings = {"tasks.first.data.path": str(without_validation), "steps": 2, "seeds": [11, 12]}
+    train_multitask(tiny_multitask(tmp_path / "runs", **settings), backbone=backbone)
+    tops = [tmp_path / "runs" / f"seed-{seed}" for seed in (11, 12)]
+    first = [data_of_run(top / "multi" / "first") for top in tops]
+    second = [data_of_run(top / "multi" / "second") for top in tops]
+    assert first[0] != first[1] and second[0] == second[1]
+    assert [data_of_run(top / "single" / "first") for top in tops] == first
+    assert data_of_run(tops[0] / "shared") != data_of_run(tops[1] / "shared")
+
+
+def test_rows_of_all_seeds_are_read_before_anything_old_goes(
+    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "runs"
+    train_multitask(tiny_multitask(output, steps=2, single=False), backbone=backbone)
+    before = tensors_of(output)
+    prepare = run_module.prepare_task
+
+    def failing(config: Any, *args: Any) -> Any:
+        if config.training.seed == 13:
+            raise DataError("no rows are left with this seed")
+        return prepare(config, *args)
+
+    monkeypatch.setattr(run_module, "prepare_task", failing)
+    with pytest.raises(DataError, match="^tasks.first: no rows are left"):
+        train_multitask(tiny_multitask(output, steps=3, seeds=[11, 12, 13]), overwrite=True, backbone=backbone)
+    assert tensors_of(output).keys() == before.keys() and (output / "results.json").exists()
+
+
+# What is shared.
+
+
+def test_each_data_set_is_judged_by_the_metric_of_its_preset(
+    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for split, texts in (("train", ["red lamp", "blue box"] * 6), ("validation", ["red box", "blue desk", "lamp"])):
+        rows = [{"sentence": text, "label": index % 2} for index, text in enumerate(texts)]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {f"tasks.{name}.data.path": str(tmp_path / "data") for name in ("first", "second")}
+    settings |= {"tasks.first.task": "glue/cola", "tasks.second.task": "glue/sst2"}
+    result = train_multitask(tiny_multitask(tmp_path / "runs", steps=2, **settings), backbone=backbone)
+    assert result.metrics == {"first": "matthews", "second": "accuracy"}
+    for line in lines_of(tmp_path / "runs" / "seed-11" / "shared"):
+        values = line["validation"]
+        assert values["mean"] == pytest.approx((values["first.matthews"] + values["second.accuracy"]) / 2)
+        assert values["first.accuracy"] != values["first.matthews"]
+
+
+def test_prompts_that_start_from_tokens_start_from_those_of_all_data_sets(
+    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    assemble = execution.assemble_model
+
+    def spy(config: Any, backbone: Any, kind: Any, examples: Any, **more: Any) -> Any:
+        seen.append(len(examples))
+        return assemble(config, backbone, kind, examples, **more)
+
+    monkeypatch.setattr(execution, "assemble_model", spy)
+    settings = {"prompts.init": "tokens", "steps": 2, "single": False}
+    train_multitask(tiny_multitask(tmp_path / "runs", **settings), backbone=backbone)
+    assert seen == [24 + 40, 24, 40]
+
+
+def test_what_was_left_to_the_backbone_is_written_to_the_config(done: MultitaskResult) -> None:
+    config = load_multitask_config(done.directory / "config.yaml")
+    single = load_config(done.directory / "seed-11" / "single" / "first" / "config.yaml")
+    assert config.head.pooling is not None and config.head.pooling == single.head.pooling
+    assert config.training.head_learning_rate == single.training.head_learning_rate is not None
+    assert config.training.precision == "fp32"
 
 
 # Stopping and going on.
@@ -310,48 +419,77 @@ def test_other_settings_do_not_go_on(done: MultitaskResult, tiny_multitask: Sett
         train_multitask(tiny_multitask(done.directory, seeds=[11, 12], steps=9), resume=True)
 
 
-def test_nothing_to_resume_is_said(tiny_multitask: Settings, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no config.yaml, so there is no run to resume"):
-        train_multitask(tiny_multitask(tmp_path / "runs"), resume=True)
-
-
-def test_an_output_that_is_taken_is_refused_and_replaced_when_asked(
-    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+def test_other_rows_of_any_data_set_do_not_go_on(
+    tiny_multitask: Settings, tiny_data: Any, backbone: Backbone, tmp_path: Path
 ) -> None:
-    output = tmp_path / "runs"
-    train_multitask(tiny_multitask(output, steps=2, seeds=[11, 12]), backbone=backbone)
-    (output / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"has a run already \(config.yaml\). Use --resume to go on"):
-        train_multitask(tiny_multitask(output, steps=2), backbone=backbone)
-    train_multitask(tiny_multitask(output, steps=3, single=False), overwrite=True, backbone=backbone)
-    assert (output / "notes.txt").read_text() == "mine"
-    assert not (output / "seed-12").exists() and not (output / "seed-11" / "single").exists()
-    assert lines_of(output / "seed-11" / "shared")[-1]["step"] == 4
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data("classification", 40, 1), data)
+    settings = {"tasks.second.data.path": str(data), "steps": 2, "single": False}
+    train_multitask(tiny_multitask(tmp_path / "runs", **settings), backbone=backbone)
+    shutil.rmtree(tmp_path / "runs" / "seed-11" / "multi")  # of the shared stage is asked here
+    rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join(rows[:-1] + rows[:1]))
+    results = (tmp_path / "runs" / "results.json").read_text()
+    with pytest.raises(CheckpointError, match="the data are not those the run was started with"):
+        train_multitask(tiny_multitask(tmp_path / "runs", **settings), resume=True, backbone=backbone)
+    assert (tmp_path / "runs" / "results.json").read_text() == results  # of runs that are all still there
 
 
-def test_files_of_others_are_not_deleted_with_an_old_run(
-    tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+@pytest.mark.parametrize("head_init", ["shared", "normal"])
+def test_a_directory_that_was_moved_goes_on(
+    head_init: str, tiny_multitask: Settings, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "runs"
-    train_multitask(tiny_multitask(output, steps=2, single=False), backbone=backbone)
-    mine = output / "seed-11" / "shared" / "tasks" / "first" / "mine.txt"
-    mine.write_text("mine")
-    before = tensors_of(output)
-    with pytest.raises(ConfigError, match="tasks/first holds mine.txt, which no run has written, and would be deleted"):
-        train_multitask(tiny_multitask(output, steps=2), overwrite=True, backbone=backbone)
-    assert tensors_of(output).keys() == before.keys()
+    before, after = tmp_path / "before", tmp_path / "elsewhere" / "after"
+    settings = {"steps": 2, "head_init": head_init}
+    first = train_multitask(tiny_multitask(before, **settings), backbone=backbone)
+    after.parent.mkdir()
+    before.rename(after)
+    again = train_multitask(
+        load_multitask_config(after / "config.yaml", {"output": str(after), "seeds": [11, 12]}),
+        resume=True,
+        backbone=backbone,
+    )
+    assert [one.metrics for one in again.runs if one.seed == 11] == [one.metrics for one in first.runs]
+    assert not before.exists() and load_multitask_config(after / "config.yaml").output == str(after)
+    for name in ("first", "second"):
+        config = load_config(after / "seed-11" / "multi" / name / "config.yaml")
+        assert config.prompts.init == str(after / "seed-11" / "shared")
+        tasks = after / "seed-11" / "shared" / "tasks"
+        assert config.head.init == (str(tasks / name) if head_init == "shared" else "normal")
 
 
-def test_an_old_run_stays_when_the_new_one_is_refused(
-    done: MultitaskResult, tiny_multitask: Settings, tmp_path: Path
+def test_a_run_from_elsewhere_does_not_go_on_as_if_it_were_of_this_shared_stage(
+    done: MultitaskResult, tmp_path: Path
 ) -> None:
     output = tmp_path / "copy"
     shutil.copytree(done.directory, output)
-    for settings in ({"prompts.layers": "first:9"}, {"tasks.first.data.path": str(tmp_path / "nowhere")}):
-        with pytest.raises((ConfigError, DataError)):
-            train_multitask(tiny_multitask(output, **settings), overwrite=True)
-    assert_same(output, done.directory)
-    assert (output / "results.json").exists()
+    path = output / "seed-11" / "multi" / "first" / "config.yaml"
+    elsewhere = str(done.directory / "seed-12" / "shared")
+    path.write_text(path.read_text().replace(str(done.directory / "seed-11" / "shared"), elsewhere))
+    with pytest.raises(ConfigError, match="other settings: prompts.init .*seed-12/shared' then, .*seed-11/shared' now"):
+        train_multitask(load_multitask_config(output / "config.yaml", {"output": str(output)}), resume=True)
+
+
+def test_runs_with_a_checkpoint_go_on_without_what_their_prompts_started_from(
+    done: MultitaskResult, tiny_multitask: Settings, backbone: Backbone, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(done.directory / "seed-11" / "single" / "first" / "prompt", start)
+    settings = {"prompts.init": str(start), "steps": 2}
+    first = train_multitask(tiny_multitask(tmp_path / "runs", **settings), backbone=backbone)
+    start.rename(tmp_path / "moved")
+    again = train_multitask(tiny_multitask(tmp_path / "runs", **settings), resume=True, backbone=backbone)
+    assert again.to_dict() == first.to_dict()
+    before = tensors_of(tmp_path / "runs")
+    with pytest.raises(ConfigError, match="prompts.init is .*/start', .* there is no such path"):
+        more = tiny_multitask(tmp_path / "runs", **settings, seeds=[11, 12])
+        train_multitask(more, resume=True, backbone=backbone)
+    assert tensors_of(tmp_path / "runs").keys() == before.keys()
+
+
+def test_nothing_to_resume_is_said(tiny_multitask: Settings, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no config.yaml, so there is no run to resume"):
+        train_multitask(tiny_multitask(tmp_path / "runs"), resume=True)
 
 
 # What is wrong with data and settings.

@@ -212,6 +212,7 @@ class MixedBatches:
         self._streams = list(streams)
         self._counts = None if counts is None else list(counts)
         self._seed = seed
+        self._reached = [(0, 0)] * len(self._streams)  # for each: batches before an own epoch, and that epoch
 
     def batches(self, epoch: int) -> list[tuple[int, list[int]]]:
         """Return the batches of an epoch (from 0), as (data set, indices of its examples)."""
@@ -232,15 +233,19 @@ class MixedBatches:
         stream = self._streams[number]
         if self._counts is None:
             return stream.batches(epoch)
-        start, count = epoch * self._counts[number], self._counts[number]
+        start, end = (self._counts[number] * at for at in (epoch, epoch + 1))
+        before, own_epoch = self._reached[number]  # counting goes on from where the last call stopped
+        if before > start:
+            before, own_epoch = 0, 0
         taken: list[list[int]] = []
-        own_epoch = 0
-        while len(taken) < count:
-            length = stream.num_batches(own_epoch)
-            if start < length:
-                taken += stream.batches(own_epoch)[start : start + count - len(taken)]
-            start, own_epoch = max(0, start - length), own_epoch + 1
-        return taken
+        while True:
+            after = before + stream.num_batches(own_epoch)
+            if start < after:
+                taken += stream.batches(own_epoch)[max(0, start - before) : end - before]
+            if end <= after:
+                self._reached[number] = before, own_epoch
+                return taken
+            before, own_epoch = after, own_epoch + 1
 
 
 def evaluation_batches(

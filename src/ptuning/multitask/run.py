@@ -13,28 +13,21 @@ goes on exactly.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from ptuning.backbones.loading import Backbone
-from ptuning.checkpoint import FILES as PROMPT_FILES
+from ptuning.checkpoint import find_prompt
 from ptuning.config import PromptsConfig, RunConfig
 from ptuning.errors import ConfigError, DataError
+from ptuning.multitask.directory import check_kept, check_output, follow_move, start_output
 from ptuning.multitask.results import RESULTS_NAME, MultitaskResult, Stage, StageResult
 from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
 from ptuning.multitask.shared import TASKS_NAME, SharedResult, train_shared
 from ptuning.storage import replace_file
 from ptuning.training.assembly import assemble_model
-from ptuning.training.directory import (
-    CONFIG_NAME,
-    PROMPT_NAME,
-    check_settings,
-    check_start,
-    claimed,
-    clear_directory,
-)
+from ptuning.training.directory import CHECKPOINT_NAME, CONFIG_NAME, PROMPT_NAME, check_settings, claimed
 from ptuning.training.execution import one_process
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.run import (
@@ -46,8 +39,6 @@ from ptuning.training.run import (
     train,
     with_absolute_paths,
 )
-
-_SEED_NAME = re.compile(r"seed-\d+")
 
 
 def train_multitask(
@@ -79,35 +70,34 @@ def train_multitask(
     """
     report_for = report_for or (lambda label: Silent())
     output = _output_directory(config)
-    check_start(output, resume=resume, overwrite=overwrite)
-    old = [] if resume else _old_runs(output)
-    for directory in old:
-        _check_can_go(directory)
-    one_process()
+    check_output(output, resume=resume, overwrite=overwrite)
+    one_process("multitask")
     config = _with_absolute_paths(config)
-    backbone = backbone or load_backbone_of(_run_config(config, next(iter(config.tasks)), config.seeds[0], output, 1))
-    prepared = _prepare(config, config.seeds[0], backbone, report_for("data"))
-    config = _resolve(config, prepared, backbone, output)
-    _check_model(config, prepared, backbone, output)  # nothing old goes for settings that do not fit
+    if overwrite:
+        check_kept(_read_by(config), output)
+    first = config.seeds[0]
+    backbone = backbone or load_backbone_of(_run_config(config, next(iter(config.tasks)), first, output, 1))
+    # Of every seed, and all that could be refused, before anything old goes or anything new is trained.
+    prepared = {first: _prepare(config, first, backbone, report_for("data"))}
+    for seed in config.seeds[1:]:
+        prepared[seed] = _prepare(config, seed, backbone, Silent(), like=prepared[first])
+    config = _resolve(config, prepared[first], backbone, output)
+    if not resume or _has_a_start_to_make(config, output):
+        _check_model(config, prepared[first], backbone, output)
     with claimed(output):
-        check_start(output, resume=resume, overwrite=overwrite)  # again: nobody else writes from here on
         if resume:
+            check_output(output, resume=True, overwrite=False)  # again: nobody else writes from here on
             may_differ = ("output", "seeds", "single")  # none of them changes a run that is there
             check_settings(output, config, load_multitask_config, may_differ=may_differ, command="multitask")
-        for directory in old:
-            _clear(directory)
-        (output / RESULTS_NAME).unlink(missing_ok=True)
-        if not resume:
-            clear_directory(output)
-        replace_file(output / CONFIG_NAME, config.to_yaml())
+            replace_file(output / CONFIG_NAME, config.to_yaml())
+        else:
+            start_output(output, config, overwrite=overwrite)
         runs: list[StageResult] = []
         for seed in config.seeds:
-            if seed != config.seeds[0]:  # other rows may be held out
-                prepared = _prepare(config, seed, backbone, Silent())
-            runs += _train_seed(config, seed, prepared, backbone, output, report_for)
-        metrics = {name: _metric_of(config, name, task) for name, task in prepared.items()}
+            runs += _train_seed(config, seed, prepared[seed], backbone, output, report_for)
+        metrics = {name: _metric_of(config, name, task) for name, task in prepared[first].items()}
         result = MultitaskResult(output, config, metrics, runs)
-        replace_file(output / RESULTS_NAME, result.to_json())
+        replace_file(output / RESULTS_NAME, result.to_json())  # those of an earlier sitting stay until now
     return result
 
 
@@ -144,10 +134,11 @@ def _train_seed(
         settings = _run_config(config, name, seed, place, steps)
         settings = settings.model_copy(update={"prompts": prompts, "head": head})
         is_there = _is_there(place)
+        if is_there:
+            follow_move(place, settings, output)
         result = train(
             settings,
             resume=is_there,
-            overwrite=not is_there,
             backbone=backbone,
             prepared=prepared[name],
             report=_Quieter(report_for(f"seed {seed}, {stage} {name}")),
@@ -180,12 +171,20 @@ def _run_config(config: MultitaskConfig, name: str, seed: int, output: Path, ste
     )
 
 
-def _prepare(config: MultitaskConfig, seed: int, backbone: Backbone, report: Reporter) -> dict[str, PreparedTask]:
+def _prepare(
+    config: MultitaskConfig,
+    seed: int,
+    backbone: Backbone,
+    report: Reporter,
+    like: Mapping[str, PreparedTask] | None = None,
+) -> dict[str, PreparedTask]:
+    """Rows of all data sets with a seed, which decides what is held out; those that are as in `like` are shared."""
     prepared = {}
     for name in config.tasks:
         with _named(name):
-            prepared[name] = prepare_task(_run_config(config, name, seed, Path(), 1), backbone)
-        for note in prepared[name].data.notes:
+            own = prepare_task(_run_config(config, name, seed, Path(), 1), backbone)
+        prepared[name] = like[name] if like is not None and like[name].data == own.data else own
+        for note in own.data.notes:
             report.note(f"{name}: {note}")
     return prepared
 
@@ -234,6 +233,22 @@ def _check_model(
     assemble_model(run, backbone, task.kind, task.train).detach()
 
 
+def _has_a_start_to_make(config: MultitaskConfig, output: Path) -> bool:
+    """Whether a run is to come that starts as `prompts.init` says; others have a checkpoint, and it may be gone."""
+    stages = ["shared", *(f"single/{name}" for name in config.tasks if config.single)]
+    places = [output / f"seed-{seed}" / stage for seed in config.seeds for stage in stages]
+    return not all((place / CHECKPOINT_NAME).exists() for place in places)
+
+
+def _read_by(config: MultitaskConfig) -> dict[str, Path]:
+    """What on this disk the runs read, by setting."""
+    read = {f"tasks.{name}.data.path": Path(task.data.path) for name, task in config.tasks.items() if task.data.path}
+    read["backbone"] = Path(config.backbone)
+    if config.prompts.init not in ("normal", "tokens", "text") and Path(config.prompts.init).exists():
+        read["prompts.init"] = find_prompt(config.prompts.init)
+    return {setting: path for setting, path in read.items() if path.exists()}
+
+
 def _output_directory(config: MultitaskConfig) -> Path:
     if config.output is not None and not config.output.strip():
         raise ConfigError("output is empty, expected the directory of all runs. Name one, or leave --output out.")
@@ -242,45 +257,6 @@ def _output_directory(config: MultitaskConfig) -> Path:
 
 def _is_there(directory: Path) -> bool:
     return (directory / CONFIG_NAME).exists()
-
-
-def _old_runs(output: Path) -> list[Path]:
-    """Directories of runs that multi-task training has written."""
-    seeds = [path for path in sorted(output.glob("seed-*")) if path.is_dir() and _SEED_NAME.fullmatch(path.name)]
-    found = [
-        path for seed in seeds for pattern in ("shared", "multi/*", "single/*") for path in sorted(seed.glob(pattern))
-    ]
-    return [path for path in found if path.is_dir()]
-
-
-def _check_can_go(directory: Path) -> None:
-    check_start(directory, resume=False, overwrite=True)
-    for prompt in (directory / TASKS_NAME).glob("*"):
-        foreign = sorted({path.name for path in prompt.iterdir()} - set(PROMPT_FILES)) if prompt.is_dir() else [prompt]
-        if foreign:
-            raise ConfigError(
-                f"{prompt} holds {', '.join(map(str, foreign))}, which no run has written, and would be deleted with "
-                "it. Move that away, or use another --output."
-            )
-
-
-def _clear(directory: Path) -> None:
-    """Deletes a run, and the directories that it leaves empty."""
-    for prompt in (directory / TASKS_NAME).glob("*"):
-        for name in PROMPT_FILES:
-            (prompt / name).unlink(missing_ok=True)
-        prompt.rmdir()
-    clear_directory(directory)
-    (directory.parent / f".{directory.name}.lock").unlink(missing_ok=True)
-    for path in (
-        directory / TASKS_NAME,
-        directory / "checkpoints",
-        directory,
-        directory.parent,
-        directory.parent.parent,
-    ):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 def _of_shared(shared: SharedResult, seed: int, name: str, output: Path) -> StageResult:

@@ -15,7 +15,7 @@ from ptuning.config.loading import load_settings
 from ptuning.config.settings import Float, Int, Settings
 from ptuning.config.text import Dumper
 from ptuning.errors import ConfigError
-from ptuning.multitask.sampling import Sampling
+from ptuning.multitask.shares import Sampling
 from ptuning.tasks.presets import get_task
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

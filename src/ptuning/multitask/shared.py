@@ -18,8 +18,8 @@ from ptuning.checkpoint import read_prompt, save_prompt
 from ptuning.config import RunConfig
 from ptuning.data.batching import MixedBatches
 from ptuning.model import PromptedModel
-from ptuning.multitask.sampling import batches_per_epoch
 from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
+from ptuning.multitask.shares import batches_per_epoch
 from ptuning.training.directory import PROMPT_NAME
 from ptuning.training.execution import Course, execute
 from ptuning.training.loop import Part, epochs_for_steps, make_batches
@@ -119,8 +119,9 @@ def train_shared(
         digest=digest_of(list(prepared.values())),
         evaluate=evaluate,
         save=save,
+        command="multitask",
     )
-    progress = execute(directory, course, backbone, resume=resume, overwrite=not resume, report=report)
+    progress = execute(directory, course, backbone, resume=resume, overwrite=False, report=report)
     return SharedResult(
         directory=directory,
         metrics={name: read_prompt(directory / TASKS_NAME / name).metrics for name in names},

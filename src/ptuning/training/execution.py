@@ -56,6 +56,7 @@ class Course:
         digest: of everything that the loop sees of the data.
         evaluate: returns the validation metrics of a model.
         save: keeps a model with these metrics; called for each epoch that is the best so far.
+        command: that trains it, for advice.
     """
 
     config: RunConfig
@@ -67,10 +68,14 @@ class Course:
     digest: str
     evaluate: Callable[[PromptedModel], dict[str, float]]
     save: Callable[[PromptedModel, Mapping[str, float]], None]
+    command: str = "train"
 
 
-def one_process() -> Accelerator:
+def one_process(command: str = "train") -> Accelerator:
     """Returns what runs the backward.
+
+    Args:
+        command: that is to be one process.
 
     Raises:
         ConfigError: this is one of several processes.
@@ -79,7 +84,7 @@ def one_process() -> Accelerator:
     if accelerator.num_processes > 1:
         raise ConfigError(
             f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
-            "Start it with `ptuning train`, without a launcher."
+            f"Start it with `ptuning {command}`, without a launcher."
         )
     return accelerator
 
@@ -105,11 +110,11 @@ def execute(
         CheckpointError: there is nothing to resume, or it is damaged or of other settings.
         TrainingError: the loss is not finite, or memory ran out.
     """
-    config, accelerator = course.config, one_process()
+    config, accelerator = course.config, one_process(course.command)
     with claimed(directory):
         check_start(directory, resume=resume, overwrite=overwrite)  # nobody else writes from here on
         if resume:
-            check_settings(directory, course.settings, course.load_settings)
+            check_settings(directory, course.settings, course.load_settings, command=course.command)
         seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
         model: PromptedModel | None = None
         try:

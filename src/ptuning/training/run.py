@@ -345,13 +345,13 @@ def count_parameters(model: PromptedModel, backbone: Backbone, head: int | None 
     prompts = model.bank.prompts[0]
     assert isinstance(prompts, DeepPrompts)
     description = backbone.description
-    heads = model.heads if head is None else model.heads[head]
+    in_head = sum(count_trained(model.heads if head is None else model.heads[head]).values())
     return {
         "prompts": prompts.folded().numel(),
-        "head": sum(count_trained(heads).values()),
+        "head": in_head,
         "backbone": description.num_parameters,
         "transformer": description.num_transformer_parameters,
-        "trained": sum(count_trained(model).values()),  # with an MLP more than what is saved
+        "trained": count_trained(model)["prompts"] + in_head,  # with an MLP more than what is saved
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from ptuning.data.batching import LengthBatches, MixedBatches
 from ptuning.errors import DataError
-from ptuning.multitask.sampling import batches_per_epoch
+from ptuning.multitask.shares import batches_per_epoch
 
 
 @pytest.mark.parametrize(
