@@ -383,3 +383,10 @@ def test_every_setting_has_a_name_and_says_what_it_is() -> None:
     for group in ("data", "prompts", "head", "training"):
         fields = RunConfig.model_fields[group].annotation.model_fields  # type: ignore[union-attr]
         assert all(field.description for field in fields.values())
+
+
+def test_settings_of_multi_task_training_are_sent_to_its_command(tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text("tasks: {a: {task: wnut17}, b: {task: conll2004}}\nsteps: 30\n")
+    with pytest.raises(ConfigError, match="both.yaml has `tasks`, .* Use `ptuning multitask .*both.yaml`, or name"):
+        load_config(path)

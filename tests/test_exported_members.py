@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import ptuning
+from ptuning import multitask
 
 _SLOW = ("torch", "transformers", "datasets", "sklearn")
 
@@ -24,6 +25,14 @@ def test_every_public_name_can_be_imported(name: str) -> None:
     assert value is getattr(ptuning, name)
 
 
+def test_multitask_training_is_found_in_its_own_room_too() -> None:
+    assert multitask.__all__ == sorted(multitask._HOMES) == dir(multitask)
+    for name in multitask.__all__:
+        assert getattr(multitask, name) is getattr(ptuning, name) and name in ptuning.__all__
+    with pytest.raises(AttributeError, match="module 'ptuning.multitask' has no attribute 'trian'"):
+        multitask.trian  # noqa: B018
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'ptuning' has no attribute 'attack'"):
         ptuning.attack  # noqa: B018
@@ -31,7 +40,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import ptuning", "import ptuning.config", "import ptuning.errors", "from ptuning import load_config, RunConfig"],
+    [
+        "import ptuning",
+        "import ptuning.config",
+        "import ptuning.errors",
+        "import ptuning.multitask",
+        "from ptuning import load_config, RunConfig",
+        "from ptuning import load_multitask_config, MultitaskConfig, MultitaskResult",
+    ],
 )
 def test_importing_the_package_imports_neither_torch_nor_transformers(statement: str) -> None:
     code = f"{statement}\nimport sys\nprint([name for name in {_SLOW} if name in sys.modules])"

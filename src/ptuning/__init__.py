@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ptuning.config import RunConfig, load_config
     from ptuning.errors import PtuningError
     from ptuning.evaluation import evaluate
+    from ptuning.multitask import MultitaskConfig, MultitaskResult, load_multitask_config, train_multitask
     from ptuning.predictor import Predictor, load
     from ptuning.prompts import DeepPrompts, PromptBank
     from ptuning.sharing import from_hub, push_to_hub
@@ -30,6 +31,8 @@ _HOMES = {
     "Attached": "ptuning.attachment",
     "Backbone": "ptuning.backbones.loading",
     "DeepPrompts": "ptuning.prompts",
+    "MultitaskConfig": "ptuning.multitask",
+    "MultitaskResult": "ptuning.multitask",
     "Predictor": "ptuning.predictor",
     "PromptBank": "ptuning.prompts",
     "PtuningError": "ptuning.errors",
@@ -41,15 +44,19 @@ _HOMES = {
     "load": "ptuning.predictor",
     "load_backbone": "ptuning.backbones.loading",
     "load_config": "ptuning.config",
+    "load_multitask_config": "ptuning.multitask",
     "push_to_hub": "ptuning.sharing",
     "read_prompt": "ptuning.checkpoint",
     "train": "ptuning.training.run",
+    "train_multitask": "ptuning.multitask",
 }
 
 __all__ = [
     "Attached",
     "Backbone",
     "DeepPrompts",
+    "MultitaskConfig",
+    "MultitaskResult",
     "Predictor",
     "PromptBank",
     "PtuningError",
@@ -62,9 +69,11 @@ __all__ = [
     "load",
     "load_backbone",
     "load_config",
+    "load_multitask_config",
     "push_to_hub",
     "read_prompt",
     "train",
+    "train_multitask",
 ]
 
 

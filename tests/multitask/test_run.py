@@ -496,7 +496,7 @@ def test_nothing_to_resume_is_said(tiny_multitask: Settings, tmp_path: Path) -> 
 
 
 def test_a_data_set_without_data_is_named_before_anything_is_written(tiny_multitask: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^tasks.second: the task classification has no data of its own"):
+    with pytest.raises(ConfigError, match="^tasks.second.data.path is missing, and .* with --data second=PATH."):
         train_multitask(tiny_multitask(tmp_path / "runs", **{"tasks.second.data.path": None}))
     with pytest.raises(DataError, match="^tasks.first: .*nowhere"):
         train_multitask(tiny_multitask(tmp_path / "runs", **{"tasks.first.data.path": str(tmp_path / "nowhere")}))

@@ -83,6 +83,12 @@ def test_data_given_twice_are_refused() -> None:
         ("tasks: {a: {task: wnut71}, b: {task: wnut17}}", "tasks.a.task: there is no task 'wnut71', expected a preset"),
         (TWO + "sampling: even", "`sampling` is 'even', expected 'proportional', 'uniform' or 'temperature'."),
         (TWO + "temperature: 0.5", "`temperature` is 0.5, expected at least 1. Correct it, or leave it out for 2.0."),
+        (
+            TWO + "temperature: 3",
+            "temperature is 3, but sampling is proportional, which has none. Set sampling to temperature, or leave "
+            "temperature out.",
+        ),
+        ("tasks:", "`tasks` is None, expected a group, name: value. Correct it."),
         (TWO + "shared_fraction: 0", "`shared_fraction` is 0, expected above 0."),
         (TWO + "shared_fraction: 1", "`shared_fraction` is 1, expected below 1."),
         (

@@ -68,6 +68,22 @@ def test_with_counts_each_data_set_is_an_endless_stream_of_its_own_epochs(sizes:
     assert [batches.num_batches(epoch) for epoch in range(3)] == [9, 9, 9]
 
 
+def test_epochs_of_a_small_data_set_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    num_batches = LengthBatches.num_batches
+
+    def spy(stream: LengthBatches, epoch: int) -> int:
+        asked.append(epoch)
+        return num_batches(stream, epoch)
+
+    monkeypatch.setattr(LengthBatches, "num_batches", spy)
+    batches = MixedBatches([LengthBatches([3, 4, 5], batch_tokens=10, seed=1)], [6])
+    for epoch in range(50):
+        batches.batches(epoch)
+    assert len(asked) <= 6 * 50 + 50  # each of them, and one more for each call: not their square
+    assert batches.batches(3) == MixedBatches([LengthBatches([3, 4, 5], batch_tokens=10, seed=1)], [6]).batches(3)
+
+
 def test_batches_depend_on_seed_and_epoch_alone() -> None:
     first, second = MixedBatches(_streams(), [5, 6], seed=3), MixedBatches(_streams(), [5, 6], seed=3)
     second.batches(0), second.batches(4)

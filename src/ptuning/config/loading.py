@@ -30,6 +30,11 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     """
     overrides = dict(overrides or {})
     settings = _read_settings(path, RunConfig) if path is not None else {}
+    if "tasks" in settings:
+        raise ConfigError(
+            f"{path} has `tasks`, settings of multi-task training, expected those of one run with `task`. Use "
+            f"`ptuning multitask {path}`, or name another file."
+        )
     recipe = overrides.get("recipe", settings.get("recipe", "default"))
     merged: dict[str, Any] = {}
     if recipe != "default":

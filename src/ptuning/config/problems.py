@@ -99,7 +99,9 @@ def _expectation(message: str) -> str:
 
 
 def _advice(field: FieldInfo | None) -> str:
-    default = field.default if field is not None and not field.is_required() else None
+    if field is not None and field.is_required():
+        return "Correct it."
+    default = field.default if field is not None else None
     if default is None:
         return "Correct it, or leave it out."
     return f"Correct it, or leave it out for {default}." if isinstance(default, (str, int, float)) else "Correct it."

@@ -26,6 +26,7 @@ from ptuning.multitask.results import RESULTS_NAME, MultitaskResult, Stage, Stag
 from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
 from ptuning.multitask.shared import TASKS_NAME, SharedResult, train_shared
 from ptuning.storage import replace_file
+from ptuning.tasks import get_task
 from ptuning.training.assembly import assemble_model
 from ptuning.training.directory import CHECKPOINT_NAME, CONFIG_NAME, PROMPT_NAME, check_settings, claimed
 from ptuning.training.execution import one_process
@@ -71,6 +72,7 @@ def train_multitask(
     report_for = report_for or (lambda label: Silent())
     output = _output_directory(config)
     check_output(output, resume=resume, overwrite=overwrite)
+    _check_data_are_given(config)
     one_process("multitask")
     config = _with_absolute_paths(config)
     if overwrite:
@@ -169,6 +171,17 @@ def _run_config(config: MultitaskConfig, name: str, seed: int, output: Path, ste
         training=config.training.model_copy(update={"seed": seed, "max_steps": steps}),
         output=str(output),
     )
+
+
+def _check_data_are_given(config: MultitaskConfig) -> None:
+    for name, settings in config.tasks.items():
+        task = get_task(settings.task)
+        if settings.data.path is None and task.source is None:
+            where = f" {task.how_to_get}" if task.how_to_get else ""
+            raise ConfigError(
+                f"tasks.{name}.data.path is missing, and the task {task.name} has no data of its own. Give a directory "
+                f"or a data set with --data {name}=PATH.{where}"
+            )
 
 
 def _prepare(

@@ -152,6 +152,15 @@ class MultitaskConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _temperature_is_used(self) -> MultitaskConfig:
+        if self.sampling != "temperature" and self.temperature != type(self).model_fields["temperature"].default:
+            raise ValueError(
+                f"temperature is {self.temperature:g}, but sampling is {self.sampling}, which has none. Set sampling "
+                "to temperature, or leave temperature out."
+            )
+        return self
+
     @property
     def shared_steps(self) -> int:
         """Optimizer steps that each data set gives to the shared stage."""
