@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ptuning.backbones.loading import Backbone
 from ptuning.errors import CheckpointError, ConfigError, DataError
@@ -217,6 +218,18 @@ def test_a_stop_while_old_runs_go_is_not_resumed_but_can_be_overwritten(
     result = train_multitask(tiny_multitask(output, steps=3, single=False), overwrite=True, backbone=backbone)
     assert len(result.runs) == 4 and not (output / ".overwriting").exists()
     assert names_of_runs(output) == ["seed-11/shared", "seed-11/multi/first", "seed-11/multi/second"]
+
+
+def test_results_of_old_runs_go_with_them(
+    output: Path, tiny_multitask: Settings, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*args: Any, **more: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stopping)
+    with pytest.raises(Stopped):
+        train_multitask(tiny_multitask(output, steps=3), overwrite=True, backbone=backbone)
+    assert not (output / "results.json").exists() and load_multitask_config(output / "config.yaml").steps == 3
 
 
 def test_a_run_that_has_lost_its_config_is_not_trained_over(output: Path, tiny_multitask: Settings) -> None:

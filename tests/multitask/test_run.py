@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from ptuning.backbones.loading import Backbone
@@ -485,6 +486,21 @@ def test_runs_with_a_checkpoint_go_on_without_what_their_prompts_started_from(
         more = tiny_multitask(tmp_path / "runs", **settings, seeds=[11, 12])
         train_multitask(more, resume=True, backbone=backbone)
     assert tensors_of(tmp_path / "runs").keys() == before.keys()
+
+
+def test_advice_names_the_command_that_trains_all(
+    done: MultitaskResult, tiny_multitask: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(done.directory, output)
+    path = output / "seed-11" / "shared" / "config.yaml"
+    path.write_text(path.read_text().replace("steps: 8", "steps: 10"))
+    config = load_multitask_config(output / "config.yaml", {"output": str(output)})
+    with pytest.raises(ConfigError, match="shared was started with other settings: steps 10 .*`ptuning multitask --r"):
+        train_multitask(config, resume=True)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(ConfigError, match="Start it with `ptuning multitask`, without a launcher."):
+        train_multitask(tiny_multitask(tmp_path / "new"))
 
 
 def test_nothing_to_resume_is_said(tiny_multitask: Settings, tmp_path: Path) -> None:
