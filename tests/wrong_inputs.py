@@ -23,6 +23,7 @@ from typing import Any
 
 from ptuning.config import load_config, parse_settings
 from ptuning.errors import ConfigError, PtuningError
+from ptuning.multitask import load_multitask_config
 
 Provoke = Callable[[Path], object]
 
@@ -366,6 +367,26 @@ def _(directory: Path) -> object:
 @_case("config", "a name that no shipped recipe has")
 def _(directory: Path) -> object:
     return load_config(None, {"task": "super_glue/rte", "recipe": "paper/super_glue/rte/roberta-larg"})
+
+
+_TWO = "tasks:\n  a: {task: wnut17}\n  b: {task: conll2004}\n"
+
+
+@_case("config", "settings of multi-task training for one run")
+def _(directory: Path) -> object:
+    return _configured(directory, _TWO)
+
+
+@_case("config", "multi-task training of several kinds")
+def _(directory: Path) -> object:
+    (directory / "config.yaml").write_text(_TWO.replace("conll2004", "imdb"), encoding="utf-8")
+    return load_multitask_config(directory / "config.yaml")
+
+
+@_case("config", "multi-task training with epochs")
+def _(directory: Path) -> object:
+    (directory / "config.yaml").write_text(_TWO + "training: {epochs: 3}\n", encoding="utf-8")
+    return load_multitask_config(directory / "config.yaml")
 
 
 @_case("config", "init: text without a text")
