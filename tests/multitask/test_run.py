@@ -486,6 +486,7 @@ def test_runs_with_a_checkpoint_go_on_without_what_their_prompts_started_from(
         more = tiny_multitask(tmp_path / "runs", **settings, seeds=[11, 12])
         train_multitask(more, resume=True, backbone=backbone)
     assert tensors_of(tmp_path / "runs").keys() == before.keys()
+    assert load_multitask_config(tmp_path / "runs" / "config.yaml").seeds == [11]  # said before anything is written
 
 
 def test_advice_names_the_command_that_trains_all(
