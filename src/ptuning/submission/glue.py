@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ptuning.errors import ConfigError
 from ptuning.predictor import LoadedTask
 from ptuning.submission import ids
 from ptuning.submission.asked import Asked, preset_name
-from ptuning.submission.labels import check_benchmark_has_labels
+from ptuning.submission.benchmark import check_is_of_benchmark
 from ptuning.submission.output import Output, Submission
 from ptuning.tasks.kind import Prediction
 
@@ -66,13 +65,7 @@ def check_task(task: LoadedTask) -> None:
     Raises:
         ConfigError: it does not.
     """
-    name = preset_name(task)
-    if name not in SETS:
-        raise ConfigError(
-            f"--format glue was given, but {task.directory} was trained for {name}. Expected one of "
-            f"{', '.join(SETS)}. Train with --task and one of those, or use --format json."
-        )
-    check_benchmark_has_labels(task, SETS[name].labels, "glue")
+    check_is_of_benchmark(task, {name: own.labels for name, own in SETS.items()}, "glue")
 
 
 def prepare(task: LoadedTask, asked: Asked) -> Submission:
