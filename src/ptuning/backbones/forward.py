@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptuning.backbones.masks import widen_bias, widen_mask
+from ptuning.backbones.masks import of_dtype, widen_bias, widen_mask
 from ptuning.errors import BackboneError, PromptError
 
 Capture = Callable[[int, Tensor, Tensor], None]
@@ -230,6 +230,12 @@ class PromptedForward:
     def as_bool(self, mask: Tensor) -> Tensor:
         """A mask of zeros and ones as bool, made once for all layers that share it."""
         made = self._once(("bool", id(mask)), (mask,), lambda: mask.bool())
+        assert made is not None
+        return made
+
+    def as_additive(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """A bool mask as one that is added to scores, made once for all layers that share it."""
+        made = self._once(("additive", id(mask), dtype), (mask,), lambda: of_dtype(mask, dtype))
         assert made is not None
         return made
 

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ptuning.backbones.dot_product import attention_in_steps, is_faster_in_steps
 from ptuning.backbones.forward import Block, PromptedForward
 from ptuning.backbones.masks import widen_padding_mask
 from ptuning.errors import BackboneError
@@ -80,6 +81,8 @@ def _prompted_attention(base: str) -> AttentionFunction:
             key, value, block = forward.insert(module, key, value)
             if block is not None:
                 attention_mask = widen(forward, block, module, query, num_keys, attention_mask, kwargs)
+                if base == "sdpa" and is_faster_in_steps(query) and kwargs.get("softcap") is None:
+                    return _sdpa_in_steps(forward, query, key, value, attention_mask, **kwargs)
         return _base_attention(base, module)(module, query, key, value, attention_mask, **kwargs)
 
     return attention
@@ -92,6 +95,30 @@ def _base_attention(base: str, module: nn.Module) -> AttentionFunction:
         return eager
     found: AttentionFunction = ALL_ATTENTION_FUNCTIONS[base]
     return found
+
+
+def _sdpa_in_steps(
+    forward: PromptedForward,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers' sdpa function gives for these arguments, whose mask already says what is causal."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    bias = mask if mask is None or mask.dtype != torch.bool else forward.as_additive(mask, query.dtype)
+    if position_bias is not None:
+        bias = position_bias if bias is None else position_bias + bias
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    context, _ = attention_in_steps(query, key, value, bias, scale=scale, dropout=dropout)
+    return context.transpose(1, 2).contiguous(), None  # (B, Q, H, D)
 
 
 def _widen_dense(

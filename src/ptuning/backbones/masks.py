@@ -42,21 +42,21 @@ def widen_mask(
     if mask is None and is_causal and num_queries > 1:
         # A base function handed no mask would build a causal one itself, and count virtual tokens as positions.
         mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
-        mask = _of_dtype(mask[None, None], dtype)  # (1, 1, Q, K)
+        mask = of_dtype(mask[None, None], dtype)  # (1, 1, Q, K)
     if mask is None:
         if prompt_mask is None:
             return None
         widened = functional.pad(prompt_mask[:, None, None, :], (0, num_keys), value=True)  # (B, 1, 1, P + K)
-        return _of_dtype(widened, dtype)
+        return of_dtype(widened, dtype)
     if prompt_mask is None:
         return functional.pad(mask, (num_virtual, 0), value=True if mask.dtype == torch.bool else 0.0)
-    columns = _of_dtype(prompt_mask[:, None, None, :], mask.dtype)  # (B, 1, 1, P)
+    columns = of_dtype(prompt_mask[:, None, None, :], mask.dtype)  # (B, 1, 1, P)
     batch_size = max(mask.shape[0], columns.shape[0])
     columns = columns.expand(batch_size, mask.shape[1], mask.shape[2], -1)
     return torch.cat([columns, mask.expand(batch_size, -1, -1, -1)], dim=-1)
 
 
-def _of_dtype(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def of_dtype(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """A bool mask as it is, or as an additive one: 0 where attention is allowed, else the lowest number."""
     if dtype == torch.bool:
         return visible

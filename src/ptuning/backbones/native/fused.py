@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ptuning.backbones.dot_product import attention_in_steps, is_faster_in_steps
 from ptuning.backbones.forward import Block, PromptedForward
 from ptuning.backbones.masks import widen_bias
 
@@ -35,16 +36,13 @@ def attend(
         The context, (batch_size, num_queries, num_heads * head_dim), and the weights when eager.
     """
     weights: Tensor | None = None
-    if eager:
-        scores = torch.matmul(query, key.transpose(-1, -2)) * scale
-        weights = functional.softmax(scores if bias is None else scores + bias, dim=-1)
-        weights = functional.dropout(weights, dropout, training=dropout > 0.0)
-        context = torch.matmul(weights, value)
+    if eager or is_faster_in_steps(query):
+        context, weights = attention_in_steps(query, key, value, bias, scale=scale, dropout=dropout)
     else:
         context = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
         )
-    return context.transpose(1, 2).flatten(2), weights
+    return context.transpose(1, 2).flatten(2), weights if eager else None
 
 
 def split_heads(states: Tensor, head_dim: int) -> Tensor:
