@@ -56,6 +56,11 @@ class Family:
         return self.positions not in ("rotary", "relative")
 
     @property
+    def can_end_at_first_token(self) -> bool:
+        """Whether the last layer can be computed for the first token alone: BERT's layout and the interface."""
+        return self.attention_path == _BERT_PATH and self.native_forward is None
+
+    @property
     def attention(self) -> tuple[str, ...]:
         """Base implementations of attention that prompts can go through here (flash needs its own package)."""
         if self.native_forward is not None or self.positions == "relative":

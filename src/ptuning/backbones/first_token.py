@@ -1,0 +1,72 @@
+"""The last layer for the first token alone.
+
+A head that reads nothing but the first token's hidden state needs of the last layer that token's query, attention
+output and feed-forward, and the keys and values of all tokens. The rest is left out; what is left is the same number
+for number, up to the order in which products are summed. Letters in shape comments: B batch, N tokens, H heads,
+D head width, C hidden size.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ptuning.backbones.families import Family, attention_modules
+
+
+class FirstTokenOnly:
+    """Makes the last layer of an encoder return (batch_size, 1, hidden_size), until removed.
+
+    Args:
+        trunk: the encoder, with attention through transformers' interface.
+        family: its family, one that `can_end_at_first_token`.
+    """
+
+    def __init__(self, trunk: nn.Module, family: Family) -> None:
+        attention = attention_modules(trunk, family)[-1]
+        layer: Any = trunk.get_submodule("encoder.layer")[-1]  # type: ignore[index]
+        self._changed = {attention: _attend, layer.attention.output: _add}
+        self._before = {module: module.__dict__.get("forward") for module in self._changed}
+        for module, forward in self._changed.items():
+            module.forward = MethodType(forward, module)
+
+    def remove(self) -> None:
+        """Puts the layer back as it was."""
+        for module, forward in self._before.items():
+            del module.forward
+            if forward is not None:
+                module.forward = forward
+
+
+def _attend(
+    module: Any, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Stands in for `BertSelfAttention.forward` and its siblings'."""
+    first = hidden_states[:, :1]  # (B, 1, C)
+    query, key, value = (
+        linear(states).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)  # (B, H, 1 or N, D)
+        for linear, states in ((module.query, first), (module.key, hidden_states), (module.value, hidden_states))
+    )
+    mask = attention_mask
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        mask = mask[:, :, :1]  # (B, 1, 1, N)
+    context, weights = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation](
+        module,
+        query,
+        key,
+        value,
+        mask,
+        dropout=module.dropout.p if module.training else 0.0,
+        scaling=module.scaling,
+        is_causal=False,
+    )
+    return context.flatten(2), weights  # (B, 1, C)
+
+
+def _add(module: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+    """Stands in for `BertSelfOutput.forward` and its siblings': the residual of the first token."""
+    added: Tensor = type(module).forward(module, hidden_states, input_tensor[:, :1])
+    return added
