@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ptuning.backbones.masks import of_dtype, widen_bias, widen_mask
 from ptuning.errors import BackboneError, PromptError
+
+if TYPE_CHECKING:
+    from ptuning.backbones.packing import PackedBatch  # which knows the families, as they know this module
 
 Capture = Callable[[int, Tensor, Tensor], None]
 
@@ -71,6 +74,7 @@ class PromptedForward:
         blocks: the virtual tokens of each prompted layer.
         eager: whether attention modules of our own must compute weights step by step.
         capture: when given, called with the number, the keys and the values of every layer, without virtual tokens.
+        packing: the sequences that the one row of this forward is made of; None where each has a row of its own.
     """
 
     def __init__(
@@ -80,16 +84,18 @@ class PromptedForward:
         *,
         eager: bool = False,
         capture: Capture | None = None,
+        packing: PackedBatch | None = None,
     ) -> None:
         self.layer_numbers = layer_numbers
         self.blocks = blocks
         self.eager = eager
         self.capture = capture
+        self.packing = packing
         self.used: set[int] = set()
         self.previous: PromptedForward | None = None
         self._calls: dict[nn.Module, int] = {}
         self._cast: dict[torch.dtype, dict[int, Block]] = {}
-        self._shared: dict[tuple[Any, ...], tuple[tuple[Any, ...], Tensor | None]] = {}
+        self._shared: dict[tuple[Any, ...], tuple[tuple[Any, ...], Any]] = {}
         self._unwrapped: list[tuple[nn.Module, Any]] = []
 
     @staticmethod
@@ -206,7 +212,7 @@ class PromptedForward:
         device: torch.device,
     ) -> Tensor | None:
         """`widen_mask`, done once for all layers that share a mask and a block mask."""
-        return self._once(
+        widened: Tensor | None = self.once(
             ("mask", id(mask), id(block.mask), is_causal, dtype),
             (mask, block.mask),
             lambda: widen_mask(
@@ -220,27 +226,31 @@ class PromptedForward:
                 device=device,
             ),
         )
+        return widened
 
     def widened_bias(self, bias: Tensor, num_virtual: int) -> Tensor:
         """`widen_bias`, done once for all layers that share a position bias."""
-        widened = self._once(("bias", id(bias), num_virtual), (bias,), lambda: widen_bias(bias, num_virtual))
-        assert widened is not None
+        widened: Tensor = self.once(("bias", id(bias), num_virtual), (bias,), lambda: widen_bias(bias, num_virtual))
         return widened
 
     def as_bool(self, mask: Tensor) -> Tensor:
         """A mask of zeros and ones as bool, made once for all layers that share it."""
-        made = self._once(("bool", id(mask)), (mask,), lambda: mask.bool())
-        assert made is not None
+        made: Tensor = self.once(("bool", id(mask)), (mask,), lambda: mask.bool())
         return made
 
     def as_additive(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """A bool mask as one that is added to scores, made once for all layers that share it."""
-        made = self._once(("additive", id(mask), dtype), (mask,), lambda: of_dtype(mask, dtype))
-        assert made is not None
+        made: Tensor = self.once(("additive", id(mask), dtype), (mask,), lambda: of_dtype(mask, dtype))
         return made
 
-    def _once(self, key: tuple[Any, ...], kept: tuple[Any, ...], make: Callable[[], Tensor | None]) -> Tensor | None:
-        # `kept` holds the objects whose ids are in the key, so that no id is used again while the entry lives.
+    def once(self, key: tuple[Any, ...], kept: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Makes what layers share when the first of them asks, and returns it.
+
+        Args:
+            key: what it is made from, with ids for objects.
+            kept: those objects, so that no id is used again while the entry lives.
+            make: makes it.
+        """
         if key not in self._shared:
             self._shared[key] = (kept, make())
         return self._shared[key][1]

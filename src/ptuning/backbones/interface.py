@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ptuning.backbones.dot_product import attention_in_steps, is_faster_in_steps
 from ptuning.backbones.forward import Block, PromptedForward
 from ptuning.backbones.masks import widen_padding_mask
+from ptuning.backbones.packing import packed_attention
 from ptuning.errors import BackboneError
 
 PREFIX = "ptuning_"
@@ -65,7 +66,7 @@ def _prompted_name(base: str | None) -> str:
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _prompted_attention(base))
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+        AttentionMaskInterface.register(name, _unless_packed(ALL_MASK_ATTENTION_FUNCTIONS[base]))
     return name
 
 
@@ -79,6 +80,8 @@ def _prompted_attention(base: str) -> AttentionFunction:
         if forward is not None:
             num_keys = key.shape[2]
             key, value, block = forward.insert(module, key, value)
+            if forward.packing is not None and module in forward.layer_numbers:
+                return _packed(forward, block, query, key, value, **kwargs), None
             if block is not None:
                 attention_mask = widen(forward, block, module, query, num_keys, attention_mask, kwargs)
                 if base == "sdpa" and is_faster_in_steps(query) and kwargs.get("softcap") is None:
@@ -86,6 +89,41 @@ def _prompted_attention(base: str) -> AttentionFunction:
         return _base_attention(base, module)(module, query, key, value, attention_mask, **kwargs)
 
     return attention
+
+
+def _unless_packed(make_mask: Callable[..., Any]) -> Callable[..., Any]:
+    def mask(*args: Any, **kwargs: Any) -> Any:
+        forward = PromptedForward.running()
+        if forward is not None and forward.packing is not None:
+            return None  # its layers make their own
+        return make_mask(*args, **kwargs)
+
+    return mask
+
+
+def _packed(
+    forward: PromptedForward,
+    block: Block | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    packing = forward.packing
+    assert packing is not None
+    num_virtual = 0 if block is None else block.length
+    is_first_only = query.shape[2] != key.shape[2] - num_virtual
+    window = None if sliding_window is None else sliding_window - 1  # transformers counts the token itself
+    block_mask = forward.once(
+        ("packed", num_virtual, window, is_first_only),
+        (),
+        lambda: packing.block_mask(num_virtual, window, first_tokens_only=is_first_only),
+    )
+    return packed_attention(query, key, value, block_mask, scaling=scaling, dropout=dropout)
 
 
 def _base_attention(base: str, module: nn.Module) -> AttentionFunction:
@@ -193,4 +231,10 @@ def _widen_flex(
             virtual = prompt_mask[batch, key_index.clamp(max=num_virtual - 1)]
         return torch.where(is_virtual, virtual, real)
 
-    return create_block_mask(visible, query.shape[0], None, query.shape[2], num_virtual + num_keys, device=query.device)
+    return forward.once(
+        ("blocks", id(mask), id(prompt_mask), num_virtual),
+        (mask, prompt_mask),
+        lambda: create_block_mask(
+            visible, query.shape[0], None, query.shape[2], num_virtual + num_keys, device=query.device
+        ),
+    )

@@ -23,6 +23,7 @@ from ptuning.backbones.families import (
 )
 from ptuning.backbones.forward import Blocks, Capture, PromptedForward
 from ptuning.backbones.interface import give_back_attention, take_attention
+from ptuning.backbones.packing import PackedBatch
 from ptuning.errors import BackboneError, PromptError
 
 _MARK = "_ptuning_route"
@@ -135,6 +136,7 @@ class Route:
     def _before(
         self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        packing: PackedBatch | None = kwargs.pop("packing", None)
         call = self._signature.bind_partial(trunk, *args, **kwargs).arguments
         tokens = call.get("input_ids")
         tokens = call.get("inputs_embeds") if tokens is None else tokens
@@ -142,7 +144,7 @@ class Route:
             return args, kwargs  # the model's own error is the better one
         batch_size, seq_len = tokens.shape[:2]
         prompts = self._prompts_for(batch_size)
-        self._check_length(seq_len, prompts.longest_shift)
+        self._check_length(seq_len if packing is None else packing.seq_len, prompts.longest_shift)
         if prompts.shift is not None and self._shifts:
             if call.get("cache") is not None or call.get("past_key_values") is not None:
                 raise PromptError(
@@ -159,7 +161,9 @@ class Route:
                 position_ids=call.get("position_ids"),
             )
             args, kwargs = _with_position_ids(self._signature, trunk, args, kwargs, position_ids)
-        forward = PromptedForward(self._layer_numbers, prompts.blocks, eager=self._eager, capture=self._capture)
+        forward = PromptedForward(
+            self._layer_numbers, prompts.blocks, eager=self._eager, capture=self._capture, packing=packing
+        )
         forward.follow_checkpointing(self._checkpointable)
         forward.start()
         return args, kwargs
