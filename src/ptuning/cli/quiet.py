@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 
 def quiet_libraries() -> None:
     """Turns off the progress bars and notes of transformers, datasets and the hub; our own warnings go to stderr."""
-    import datasets
     import huggingface_hub
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    _quiet_datasets()
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     own = logging.getLogger("ptuning")
     own.handlers = [handler]
     own.propagate = False
+
+
+def _quiet_datasets() -> None:
+    """Most commands never need `datasets`, and it takes half a second to import: it reads these variables then."""
+    if "datasets" not in sys.modules:
+        os.environ.setdefault("DATASETS_VERBOSITY", "error")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        return
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()

@@ -88,15 +88,12 @@ def train_shared(
     epochs = epochs_for_steps(batches, steps, first.training.accumulation)
     run = first.model_copy(update={"training": first.training.model_copy(update={"epochs": epochs, "metric": None})})
     deciding = {name: str(resolved[name].training.metric) for name in names}
-    majorities = {
-        name: task.kind.majority_score(task.data.validation or [], deciding[name]) for name, task in prepared.items()
-    }
 
     def evaluate(model: PromptedModel) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for head, (name, task) in enumerate(prepared.items()):
             told = _Named(name, report)
-            own = validate(model, task, run, backbone, deciding[name], majorities[name], told, head)
+            own = validate(model, task, run, backbone, deciding[name], told, head)
             metrics |= {f"{name}.{metric}": value for metric, value in own.items()}
         return {**metrics, MEAN: fmean(metrics[f"{name}.{deciding[name]}"] for name in names)}
 

@@ -134,7 +134,6 @@ def train(
         report.note(note)
     config = resolve_config(config, prepared, backbone, directory)
     metric, task = str(config.training.metric), prepared
-    majority = task.kind.majority_score(task.data.validation or [], metric)
 
     def save(model: PromptedModel, metrics: Mapping[str, float]) -> None:
         save_prompt(directory / PROMPT_NAME, saved_prompt(config, task, backbone, model, metrics))
@@ -147,7 +146,7 @@ def train(
         batches=MixedBatches([make_batches(config, prepared.train)], seed=config.training.seed),
         metric=metric,
         digest=digest_of([prepared]),
-        evaluate=lambda model: validate(model, task, config, backbone, metric, majority, report),
+        evaluate=lambda model: validate(model, task, config, backbone, metric, report),
         save=save,
     )
     progress = execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
@@ -271,7 +270,6 @@ def validate(
     config: RunConfig,
     backbone: Backbone,
     metric: str,
-    majority: float | None,
     report: Reporter,
     head: int = 0,
 ) -> dict[str, float]:
@@ -283,7 +281,6 @@ def validate(
         config: of the training.
         backbone: for its tokenizer.
         metric: that picks the best epoch.
-        majority: what always giving the most frequent answer scores, if that is known.
         report: who is warned.
         head: of the task.
     """
@@ -298,7 +295,7 @@ def validate(
     predictions = kind.predict(logits, examples, rows)
     metrics = kind.score(predictions, rows)
     if kind.is_constant(predictions):
-        report.warn(collapse_advice(config, metric, metrics[metric], majority))
+        report.warn(collapse_advice(config, metric, metrics[metric], kind.majority_score(rows, metric)))
     return metrics
 
 
