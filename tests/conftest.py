@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,14 @@ def tiny_model() -> Callable[..., Any]:
 def ragged_batch() -> Callable[..., dict[str, Tensor]]:
     """Builds a batch with padding on the right: `ragged_batch(model.config, (9, 6, 3))`."""
     return _ragged_batch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from the user's cache, and nothing written to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PTUNING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 _COLOURS = ("red", "blue", "green", "grey")

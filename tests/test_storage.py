@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ptuning import storage
-from ptuning.storage import recover_directory, replace_directory, replace_file, sha256_of
+from ptuning.storage import cache_directory, recover_directory, replace_directory, replace_file, sha256_of
 
 
 def _names(directory: Path) -> list[str]:
@@ -244,3 +244,32 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_file_that_is_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    replace_file(path, lambda temporary: temporary.write_bytes(b"\0old"))
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, fail)
+    assert path.read_bytes() == b"\0old" and _names(tmp_path) == ["a.bin"]
+
+
+def test_the_cache_is_where_the_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PTUNING_CACHE", str(tmp_path / "here"))
+    assert cache_directory() == tmp_path / "here"
+    monkeypatch.setenv("PTUNING_CACHE", "~/there")
+    assert cache_directory() == tmp_path / "there"
+    monkeypatch.setenv("PTUNING_CACHE", "off")
+    assert cache_directory() is None
+    for unset in ("", None):
+        monkeypatch.delenv("PTUNING_CACHE") if unset is None else monkeypatch.setenv("PTUNING_CACHE", unset)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        assert cache_directory() == tmp_path / ".cache" / "ptuning"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache_directory() == tmp_path / "xdg" / "ptuning"

@@ -1,4 +1,4 @@
-"""Writing a directory so that it is whole or not there: temporary directory, fsync, rename.
+"""Writing a directory or a file so that it is whole or not there (written beside, fsync, rename); where caches lie.
 
 A directory cannot be replaced by one rename on every system. The old one is moved aside, the new one moved in, the
 old one deleted; `recover_directory` puts an old one back if a process died between the first two.
@@ -89,17 +89,40 @@ def _exchange(directory: Path, temporary: Path) -> None:
                 raise
 
 
-def replace_file(path: str | Path, text: str) -> None:
-    """Writes a text file so that it is whole or as before."""
+def replace_file(path: str | Path, content: str | Callable[[Path], object]) -> None:
+    """Writes a file so that it is whole or as before.
+
+    Args:
+        path: where it ends up.
+        content: its text, or what writes it: called with a temporary path beside it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(_temporary_name(path))
     try:
-        temporary.write_text(text, encoding="utf-8")
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            content(temporary)
         _flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_directory() -> Path | None:
+    """Returns where files lie that only save time, and can be deleted at any moment; None where none are to be kept.
+
+    `PTUNING_CACHE` names it; `PTUNING_CACHE=off` keeps nothing. Without it `ptuning` in `XDG_CACHE_HOME`, or in
+    `~/.cache`.
+    """
+    given = os.environ.get("PTUNING_CACHE")
+    if given:
+        return None if given == "off" else Path(given).expanduser()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptuning"
+    except RuntimeError:  # a process without a home
+        return None
 
 
 def sha256_of(path: str | Path) -> str:

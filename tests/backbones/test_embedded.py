@@ -14,8 +14,8 @@ from ptuning.errors import BackboneError, MissingDependencyError
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ptuning" / "minilm-verified.json"
+    monkeypatch.setenv("PTUNING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "minilm-verified.json"
 
 
 def test_minilm_is_verified_once_and_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +55,16 @@ def test_without_the_package_the_message_is_the_pip_line(monkeypatch: pytest.Mon
 
 def test_a_home_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("PTUNING_CACHE", str(tmp_path / "file"))
     assert embedded.minilm_directory().is_dir()
+
+
+def test_without_a_cache_minilm_is_verified_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PTUNING_CACHE", "off")
+    assert embedded.minilm_directory().is_dir()
+    monkeypatch.setattr(embedded, "SHA256", "0" * 64)
+    with pytest.raises(BackboneError, match=r"expected 0000"):
+        embedded.minilm_directory()
 
 
 def test_minilm_loads() -> None:

