@@ -14,7 +14,7 @@ ROWS = (
     ("errors", "version"),
     ("config", "devices", "storage", "model_card"),
     ("prompts", "backbones", "heads", "data", "metrics"),
-    ("tasks", "checkpoint"),
+    ("tasks", "checkpoint", "lower_states"),
     ("attachment",),
     ("model", "sharing"),
     ("inference",),

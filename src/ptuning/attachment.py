@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.backbones.description import BackboneDescription, describe_trunk
-from ptuning.backbones.families import find_trunk, position_limit
+from ptuning.backbones.families import Family, find_trunk, position_limit
 from ptuning.backbones.forward import Blocks
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
 from ptuning.backbones.routing import Route, RoutedPrompts
@@ -57,6 +57,16 @@ class Attached:
     def attention_modules(self) -> list[nn.Module]:
         """The self-attention modules that see prompts."""
         return self._route.attention_modules
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The encoder inside the model."""
+        return self._route.trunk
+
+    @property
+    def family(self) -> Family:
+        """What is particular to the encoder's family."""
+        return self._route.family
 
     @contextmanager
     def rows(self, rows: Tensor | Sequence[int]) -> Iterator[None]:

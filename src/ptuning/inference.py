@@ -59,6 +59,7 @@ def run_examples(
                     batch.token_type_ids,
                     entries=_for_sequences(entries, indices, sizes),
                     heads=_for_sequences(heads, indices, sizes),
+                    lower_states=None if model.lower_states is None else model.lower_states.of(batch),
                 )
                 of_sequence: dict[int, Tensor] = {}
                 for output in outputs:

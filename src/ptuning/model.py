@@ -8,7 +8,7 @@ prompt bank ────┴───┴───┘
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,9 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.attachment import Attached, attach_bank_or_prompts
+from ptuning.backbones.first_token import FirstTokenOnly
+from ptuning.backbones.late_start import LateStart
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.packing import PackedBatch, pack_batch, require_packing
 from ptuning.backbones.recomputation import is_recomputing, stop_recomputing
 from ptuning.errors import PromptError
+from ptuning.heads import reads_first_token
+from ptuning.lower_states import LowerStates
 from ptuning.prompts import PromptBank
 
 
@@ -47,6 +52,10 @@ class PromptedModel(nn.Module):
         backbone_dropout: dropout inside the frozen backbone in training: as its `checkpoint` says, `off`, or a
             probability for all but the attention weights (as the official code sets it).
         check: whether to make sure that every layer's prompts reach the output.
+        packing: whether a batch whose rows share their prompts runs as one row without padding; needs flex attention.
+
+    Attributes:
+        lower_states: what the layers below the prompts gave for sequences that will come again, or None.
     """
 
     def __init__(
@@ -57,8 +66,11 @@ class PromptedModel(nn.Module):
         *,
         backbone_dropout: Literal["checkpoint", "off"] | float = "checkpoint",
         check: bool = True,
+        packing: bool = False,
     ) -> None:
         super().__init__()
+        if packing:
+            require_packing(backbone.family, backbone.model.config)
         device = next(backbone.model.parameters()).device
         # before the backbone, where attaching registers it once more: names begin with `bank.`
         self.bank = bank.to(device)
@@ -74,6 +86,12 @@ class PromptedModel(nn.Module):
             eager=backbone.eager,
         )
         self.backbone: Any = backbone.model
+        self._packing = packing
+        self.lower_states: LowerStates | None = None
+        self._late_start: LateStart | None = None
+        self._first_token: FirstTokenOnly | None = None
+        if not packing and backbone.family.can_end_at_first_token and all(reads_first_token(head) for head in self.heads):
+            self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
         self._backbone_dropout = backbone_dropout
         if isinstance(backbone_dropout, float | int):
             _set_hidden_dropout(backbone.model, self.attached.attention_modules, float(backbone_dropout))
@@ -86,6 +104,7 @@ class PromptedModel(nn.Module):
         *,
         entries: Tensor | Sequence[int] | None = None,
         heads: Tensor | Sequence[int] | None = None,
+        lower_states: Tensor | None = None,
     ) -> list[HeadOutput]:
         """Runs a batch in which every row has its own prompts and head.
 
@@ -95,6 +114,8 @@ class PromptedModel(nn.Module):
             token_type_ids: (batch_size, seq_len), or None where the backbone has none.
             entries: (batch_size,) bank entry of each row; None where the bank has one entry.
             heads: (batch_size,) head of each row; None sends all rows to head 0.
+            lower_states: (batch_size, seq_len, hidden_size), what `lower_layers` gave for these rows: those layers
+                are then left out.
 
         Returns:
             One output for each head in use, in the order of their indexes.
@@ -102,7 +123,7 @@ class PromptedModel(nn.Module):
         Raises:
             PromptError: `heads` has the wrong length or names a head that is not there.
         """
-        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, entries)
+        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, entries, lower_states)
         if heads is None:
             rows = torch.arange(input_ids.shape[0], device=input_ids.device)
             return [HeadOutput(0, rows, self.heads[0](hidden_states, attention_mask))]
@@ -120,12 +141,43 @@ class PromptedModel(nn.Module):
         return outputs
 
     def logits(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, *, head: int = 0
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        *,
+        head: int = 0,
+        lower_states: Tensor | None = None,
     ) -> Tensor:
         """Runs a batch of one task: the logits of one head, in its own shape."""
-        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, None)
+        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, None, lower_states)
         logits: Tensor = self.heads[head](hidden_states, attention_mask)
         return logits
+
+    @property
+    def lowest_prompted_layer(self) -> int:
+        """The lowest layer at which any entry has prompts."""
+        return min(layer for entry in self.bank.entries for layer in entry.layers)
+
+    @property
+    def shifts(self) -> set[int]:
+        """What the entries add to positions: one number where all of them add the same."""
+        return self.bank.shifts()
+
+    def start_late(self) -> None:
+        """Lets forwards start above the layers below all prompts, where they are given what those gave.
+
+        Raises:
+            BackboneError: layers of this family cannot be left out.
+        """
+        with self.attached.rows([0]):
+            self._late_start = LateStart(self.attached.trunk, self.attached.family, self.lowest_prompted_layer)
+
+    def lower_layers(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Runs the layers below all prompts alone, after `start_late`: (batch_size, seq_len, hidden_size)."""
+        assert self._late_start is not None
+        with self.attached.rows([0] * len(input_ids)):  # which entry makes no difference there
+            return self._late_start.record(_inputs(input_ids, attention_mask, token_type_ids))
 
     def _hidden_states(
         self,
@@ -133,13 +185,34 @@ class PromptedModel(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None,
         entries: Tensor | Sequence[int] | None,
+        lower_states: Tensor | None,
     ) -> Tensor:
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        with self.attached.rows(entries) if entries is not None else nullcontext():
+        packed = self._packed(input_ids, attention_mask, token_type_ids, entries)
+        with ExitStack() as stack:
+            if entries is not None:
+                stack.enter_context(self.attached.rows(entries if packed is None else entries[:1]))
+            if lower_states is not None:
+                assert self._late_start is not None
+                lower_states = lower_states if packed is None else packed.pack(lower_states)
+                stack.enter_context(self._late_start.started(lower_states))
+            inputs = _inputs(input_ids, attention_mask, token_type_ids) if packed is None else packed.inputs()
             hidden_states: Tensor = self.backbone(**inputs)[0]
-        return hidden_states
+        return hidden_states if packed is None else packed.unpack(hidden_states)
+
+    def _packed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        entries: Tensor | Sequence[int] | None,
+    ) -> PackedBatch | None:
+        """The batch as one row, or None where it keeps its rows: prompts of one row are all the same."""
+        if not self._packing or not input_ids.numel():
+            return None
+        if entries is not None and len({int(entry) for entry in entries}) > 1:
+            return None
+        trunk: Any = self.attached.trunk
+        return pack_batch(self.attached.family, trunk.config, input_ids, attention_mask, token_type_ids)
 
     def train(self, mode: bool = True) -> PromptedModel:
         """Sets the mode; a backbone whose dropout is off stays in eval mode."""
@@ -161,8 +234,15 @@ class PromptedModel(nn.Module):
         Raises:
             PromptError: it was detached before.
         """
+        if self._first_token is not None:
+            self._first_token.remove()
         self.attached.detach()
         self._before.restore(self.backbone)
+
+
+def _inputs(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> dict[str, Tensor]:
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    return inputs if token_type_ids is None else {**inputs, "token_type_ids": token_type_ids}
 
 
 @dataclass(frozen=True)

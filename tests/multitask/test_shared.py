@@ -91,9 +91,11 @@ def test_each_batch_is_of_one_data_set_and_goes_to_its_head(two: Two, monkeypatc
     seen: list[tuple[int, list[list[int]]]] = []
     logits = PromptedModel.logits
 
-    def spy(model: PromptedModel, input_ids: torch.Tensor, mask: torch.Tensor, *args: Any, head: int) -> torch.Tensor:
+    def spy(
+        model: PromptedModel, input_ids: torch.Tensor, mask: torch.Tensor, *args: Any, head: int, **more: Any
+    ) -> torch.Tensor:
         seen.append((head, [ids[real.bool()].tolist() for ids, real in zip(input_ids, mask, strict=True)]))
-        return logits(model, input_ids, mask, *args, head=head)
+        return logits(model, input_ids, mask, *args, head=head, **more)
 
     monkeypatch.setattr(PromptedModel, "logits", spy)
     batches = MixedBatches([make_batches(two.config, task.train) for task in two.tasks], [2, 5], seed=11)

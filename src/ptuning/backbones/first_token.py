@@ -8,6 +8,7 @@ D head width, C hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ptuning.backbones.families import Family, attention_modules
+from ptuning.backbones.forward import PromptedForward
 
 
 class FirstTokenOnly:
@@ -28,9 +30,9 @@ class FirstTokenOnly:
     def __init__(self, trunk: nn.Module, family: Family) -> None:
         attention = attention_modules(trunk, family)[-1]
         layer: Any = trunk.get_submodule("encoder.layer")[-1]  # type: ignore[index]
-        self._changed = {attention: _attend, layer.attention.output: _add}
-        self._before = {module: module.__dict__.get("forward") for module in self._changed}
-        for module, forward in self._changed.items():
+        changed: dict[Any, Callable[..., Any]] = {attention: _attend, layer.attention.output: _add}
+        self._before = {module: module.__dict__.get("forward") for module in changed}
+        for module, forward in changed.items():
             module.forward = MethodType(forward, module)
 
     def remove(self) -> None:
@@ -45,7 +47,7 @@ def _attend(
     module: Any, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Stands in for `BertSelfAttention.forward` and its siblings'."""
-    first = hidden_states[:, :1]  # (B, 1, C)
+    first = _first_tokens(hidden_states)  # (B, 1, C)
     query, key, value = (
         linear(states).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)  # (B, H, 1 or N, D)
         for linear, states in ((module.query, first), (module.key, hidden_states), (module.value, hidden_states))
@@ -53,6 +55,10 @@ def _attend(
     mask = attention_mask
     if isinstance(mask, Tensor) and mask.ndim == 4:
         mask = mask[:, :, :1]  # (B, 1, 1, N)
+    elif hasattr(mask, "mask_mod"):  # flex attention's, whose slices have no function
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        mask = create_block_mask(mask.mask_mod, mask.shape[0], None, 1, mask.shape[-1], device=first.device)
     context, weights = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation](
         module,
         query,
@@ -68,5 +74,12 @@ def _attend(
 
 def _add(module: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
     """Stands in for `BertSelfOutput.forward` and its siblings': the residual of the first token."""
-    added: Tensor = type(module).forward(module, hidden_states, input_tensor[:, :1])
+    added: Tensor = type(module).forward(module, hidden_states, _first_tokens(input_tensor))
     return added
+
+
+def _first_tokens(states: Tensor) -> Tensor:
+    """(B, N, C) -> (B, 1, C); of a packed row, (1, N, C) -> (1, B, C)."""
+    forward = PromptedForward.running()
+    packing = None if forward is None else forward.packing
+    return states[:, :1] if packing is None else states[:, packing.starts]

@@ -93,7 +93,7 @@ class LateStart:
         before = [module.__dict__.get("forward") for module in self._below]
         try:
             for module in self._below:
-                module.forward = lambda *args, **kwargs: given  # type: ignore[method-assign]
+                module.forward = lambda *args, **kwargs: given
             yield
         finally:
             for module, forward in zip(self._below, before, strict=True):

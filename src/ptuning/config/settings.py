@@ -126,10 +126,19 @@ class TrainingConfig(Settings):
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
         "sdpa", description="the backbone's base implementation of attention; docs/backbones.md says which fit"
     )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="run a batch as one row without padding; auto: on a GPU where attention is flex_attention",
+    )
     backbone_dropout: Literal["checkpoint", "off"] | Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(
         "checkpoint",
         description="checkpoint (what the backbone was trained with), off (none at all), or a probability (of "
         "all but the attention weights, which keep the checkpoint's)",
+    )
+    trunk_reuse: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="run the layers below the lowest prompt once and read their output back in every epoch; auto: "
+        "where there are such layers and it fits on the disk",
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward to save memory")
     early_stopping: Int | None = Field(

@@ -79,6 +79,11 @@ def has_drawn_pooler(head: nn.Module) -> bool:
     return isinstance(head, PooledHead) and head.pooler is not None
 
 
+def reads_first_token(head: nn.Module) -> bool:
+    """Whether a head reads nothing but the first token's hidden state."""
+    return isinstance(head, PooledHead) and head.pooling in ("cls", "pooler")
+
+
 class TokenHead(nn.Module):
     """One output vector a token.
 

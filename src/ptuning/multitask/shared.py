@@ -113,6 +113,7 @@ def train_shared(
         parts=[Part(task.kind, task.train) for task in prepared.values()],
         batches=batches,
         metric=MEAN,
+        held_out=[example for task in prepared.values() for example in task.validation],
         digest=digest_of(list(prepared.values())),
         evaluate=evaluate,
         save=save,

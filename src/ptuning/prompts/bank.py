@@ -111,8 +111,11 @@ class PromptBank(nn.Module):
 
     def longest_shift(self) -> int:
         """The largest number that any entry adds to positions."""
-        lengths = [self._length(i) for i, entry in enumerate(self.entries) if entry.positions == "shifted"]
-        return max(lengths, default=0)
+        return max(self.shifts(), default=0)
+
+    def shifts(self) -> set[int]:
+        """All numbers that entries add to positions."""
+        return {self._length(i) if entry.positions == "shifted" else 0 for i, entry in enumerate(self.entries)}
 
     def forward(self, rows: Tensor | None, batch_size: int) -> GatheredPrompts:
         """Gathers every row's prompts.

@@ -18,6 +18,7 @@ CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 CHECKPOINT_NAME = "checkpoints/last"
 PROMPT_NAME = "prompt"
+TRUNK_NAME = "trunk"
 
 
 class Settings(Protocol):
@@ -30,7 +31,7 @@ class Settings(Protocol):
         """As plain values."""
 
 
-_TREES, _FILES = (CHECKPOINT_NAME, PROMPT_NAME), (METRICS_NAME, CONFIG_NAME)
+_TREES, _FILES = (CHECKPOINT_NAME, PROMPT_NAME, TRUNK_NAME), (METRICS_NAME, CONFIG_NAME)
 
 
 @contextmanager

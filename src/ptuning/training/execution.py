@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
-from ptuning.data.batching import MixedBatches
+from ptuning.data.batching import Example, MixedBatches
 from ptuning.errors import ConfigError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
@@ -40,6 +40,7 @@ from ptuning.training.loop import EpochReport, Hooks, Part, fit, make_optimizer
 from ptuning.training.reporting import Reporter
 from ptuning.training.seed import seed_everything
 from ptuning.training.state import Progress, load_state, save_state
+from ptuning.training.trunk_reuse import TrunkPlan, forget_trunk, plan_trunk, reuse_trunk
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Course:
         parts: the data sets, each with a head of its own.
         batches: of the examples of all parts.
         metric: the validation metric that picks the best epoch; higher is better.
+        held_out: examples that `evaluate` runs.
         digest: of everything that the loop sees of the data.
         evaluate: returns the validation metrics of a model.
         save: keeps a model with these metrics; called for each epoch that is the best so far.
@@ -65,6 +67,7 @@ class Course:
     parts: Sequence[Part]
     batches: MixedBatches
     metric: str
+    held_out: Sequence[Example]
     digest: str
     evaluate: Callable[[PromptedModel], dict[str, float]]
     save: Callable[[PromptedModel, Mapping[str, float]], None]
@@ -122,9 +125,12 @@ def execute(
             kind, *other_kinds = [part.kind for part in course.parts]
             examples = [example for part in course.parts for example in part.examples]
             model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds)
+            seen = [*examples, *course.held_out]
+            origin = {"data": course.digest, "backbone": backbone.identity.fingerprint}
+            trunk = plan_trunk(directory, model, seen, config, origin=origin)
             if not resume:  # nothing is left that could be refused: an old run goes only now
                 start_directory(directory, course.settings)
-            return _run(directory, course, backbone, model, accelerator, report)
+            return _run(directory, course, backbone, model, origin, trunk, accelerator, report)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory_error(config, error) from error
@@ -145,15 +151,18 @@ def _run(
     course: Course,
     backbone: Backbone,
     model: PromptedModel,
+    origin: Mapping[str, str],
+    trunk: TrunkPlan | None,
     accelerator: Accelerator,
     report: Reporter,
 ) -> Progress:
     optimizer = make_optimizer(model, course.config)
     parameters = trained_parameters(model)
-    origin = {"data": course.digest, "backbone": backbone.identity.fingerprint}
     checkpoint = directory / CHECKPOINT_NAME
     progress = load_state(checkpoint, parameters, optimizer, origin) or Progress()
     cut_metrics(directory, progress.metric_lines)
+    if trunk is not None and not progress.finished:
+        reuse_trunk(directory, model, backbone.tokenizer, trunk, report=report)
 
     def record(evaluation: EpochReport) -> None:
         line = {
@@ -190,4 +199,5 @@ def _run(
         )
     finally:
         report.stop()
+    forget_trunk(directory)
     return progress

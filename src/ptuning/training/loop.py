@@ -165,7 +165,13 @@ def fit(
             group = order[progress.batch : progress.batch + training.accumulation]
             for part, indices in group:
                 batch = collate([parts[part].examples[index] for index in indices], *padding).to(device)
-                logits = model.logits(batch.input_ids, batch.attention_mask, batch.token_type_ids, head=part)
+                logits = model.logits(
+                    batch.input_ids,
+                    batch.attention_mask,
+                    batch.token_type_ids,
+                    head=part,
+                    lower_states=None if model.lower_states is None else model.lower_states.of(batch),
+                )
                 loss = parts[part].kind.loss(logits, batch)
                 accelerator.backward(loss / len(group))
                 losses.append(loss.detach())

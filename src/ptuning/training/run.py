@@ -145,6 +145,7 @@ def train(
         parts=[Part(prepared.kind, prepared.train)],
         batches=MixedBatches([make_batches(config, prepared.train)], seed=config.training.seed),
         metric=metric,
+        held_out=prepared.validation,
         digest=digest_of([prepared]),
         evaluate=lambda model: validate(model, task, config, backbone, metric, report),
         save=save,
