@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptuning.backbones.families import Family, shifted_positions
-from ptuning.errors import BackboneError
+from ptuning.errors import BackboneError, ConfigError
 
 _MULTIPLE = 16  # matrix products are slow at odd sizes
 _BLOCK = 128  # queries and keys that flex attention takes or leaves together
@@ -61,6 +61,10 @@ class PackedBatch:
             given["token_type_ids"] = self.token_type_ids
         return given
 
+    def pack(self, hidden_states: Tensor) -> Tensor:
+        """(batch_size, seq_len, hidden_size) -> (1, num_tokens, hidden_size)."""
+        return hidden_states.flatten(0, 1)[_with_tail(self.places)].unsqueeze(0)
+
     def unpack(self, hidden_states: Tensor) -> Tensor:
         """Gives each document a row again.
 
@@ -74,7 +78,7 @@ class PackedBatch:
             return hidden_states.transpose(0, 1)
         real = hidden_states[0, : self.places.shape[0]]  # (R, hidden_size)
         padded = real.new_zeros(self.batch_size * self.seq_len, real.shape[1])
-        return padded.index_copy(0, self.places, real).unflatten(0, (self.batch_size, self.seq_len))
+        return padded.index_copy(0, self.places, real).view(self.batch_size, self.seq_len, -1)
 
     def block_mask(self, num_virtual: int, window: int | None, *, first_tokens_only: bool = False) -> Any:
         """What each token sees, as flex attention takes it.
@@ -124,6 +128,29 @@ class PackedBatch:
         )
 
 
+def can_pack(family: Family, config: Any) -> bool:
+    """Whether a backbone has the attention that packed batches need."""
+    return "flex" in family.attention and str(config._attn_implementation).endswith("flex_attention")
+
+
+def require_packing(family: Family, config: Any) -> None:
+    """Makes sure that a backbone can run packed batches.
+
+    Raises:
+        ConfigError: it is not loaded with flex attention, or its family cannot be.
+    """
+    if "flex" not in family.attention:
+        raise ConfigError(
+            f"training.packing is on, which needs flex attention, but {family.model_type} has "
+            f"{' and '.join(family.attention)} only. Set training.packing to auto."
+        )
+    if not can_pack(family, config):
+        raise ConfigError(
+            f"training.packing is on, but the backbone was loaded with {config._attn_implementation} attention, "
+            "expected flex_attention. Set training.attention to flex_attention, or training.packing to auto."
+        )
+
+
 def pack_batch(
     family: Family, config: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None
 ) -> PackedBatch:
@@ -132,8 +159,8 @@ def pack_batch(
     Args:
         family: the backbone's family.
         config: its transformers config.
-        input_ids: (batch_size, seq_len), at least one row.
-        attention_mask: (batch_size, seq_len), 1 for real tokens, which stand together in each row.
+        input_ids: (batch_size, seq_len).
+        attention_mask: (batch_size, seq_len), 1 for real tokens, which stand together in each row; there is one.
         token_type_ids: (batch_size, seq_len), or None where the backbone has none.
     """
     batch_size, seq_len = input_ids.shape
@@ -141,7 +168,7 @@ def pack_batch(
     is_real = attention_mask.bool()
     places = is_real.flatten().nonzero().squeeze(1)  # (R,)
     num_real = places.shape[0]
-    tail = -num_real % _MULTIPLE
+    tail = _tail_of(num_real)
     lengths = is_real.sum(1)  # (B,)
     after = lengths.cumsum(0)  # (B,)
     document = places // seq_len  # (R,)
@@ -157,7 +184,7 @@ def pack_batch(
         seq_len=seq_len,
         position_ids=None,
     ).expand(batch_size, -1)
-    taken = functional.pad(places, (0, tail))  # (T,), the tail at the batch's first token
+    taken = _with_tail(places)  # (T,)
 
     def packed(values: Tensor) -> Tensor:
         return values.flatten()[taken].unsqueeze(0)  # (1, T)
@@ -226,6 +253,15 @@ def _plain() -> Callable[..., Tensor]:
         return context
 
     return attend
+
+
+def _tail_of(num_real: int) -> int:
+    return -num_real % _MULTIPLE
+
+
+def _with_tail(places: Tensor) -> Tensor:
+    """(num_real,) -> (num_tokens,), the tail in the batch's first place."""
+    return functional.pad(places, (0, _tail_of(places.shape[0])))
 
 
 def _block_list(is_taken: Tensor) -> tuple[Tensor, Tensor]:
