@@ -189,9 +189,14 @@ def backbones() -> list[str]:
         )
     lines += [
         "",
-        "The default is sdpa. Tests compare sdpa and eager with a plain reference in every family, on the CPU. flex",
-        "has a test that needs CUDA; of flash only the mask is tested. Flash is refused where layers have local",
-        "attention (ModernBERT), and flex where scores have a relative position bias (T5).",
+        "The default is sdpa. Tests compare sdpa and eager with a plain reference in every family, on the CPU; flex",
+        "with sdpa, packed batches forward on the CPU, the rest where there is CUDA; of flash only the mask is tested.",
+        "Flash is refused where layers have local attention (ModernBERT), and flex where scores have a relative",
+        "position bias (T5).",
+        "",
+        "With flex a batch is packed on CUDA (`training.packing`): its sequences stand in one row without padding, and",
+        "a token sees the prompts and its own sequence. Flex has no dropout of attention weights, so training with it",
+        "asks for `training.backbone_dropout: off` where the checkpoint has some; torch trains with it on GPUs only.",
     ]
     return lines
 

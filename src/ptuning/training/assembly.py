@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.families import position_limit
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.packing import can_pack, require_packing
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import load_tensors_into, read_prompt
 from ptuning.config import PromptsConfig, RunConfig
@@ -82,6 +83,7 @@ def assemble_model(
             f"training.gradient_checkpointing is on, but transformers has none for {backbone.family.model_type}. "
             "Turn it off; a smaller training.batch_size with training.accumulation saves memory too."
         )
+    _check_flex(config, backbone)
     generator = torch.Generator().manual_seed(config.training.seed)
     description = backbone.description
     layers = resolve_layers(config.prompts.layers, description.num_layers)
@@ -118,10 +120,40 @@ def assemble_model(
     ]
     if config.head.init != "normal":
         _start_head(heads[0], config.head.init, backbone, kind)
-    model = PromptedModel(backbone, bank, heads, backbone_dropout=config.training.backbone_dropout)
+    is_flex = can_pack(backbone.family, backbone.model.config)
+    model = PromptedModel(
+        backbone,
+        bank,
+        heads,
+        backbone_dropout=config.training.backbone_dropout,
+        packing=config.training.packing == "on" or (config.training.packing == "auto" and is_flex),
+    )
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
     return model
+
+
+def _check_flex(config: RunConfig, backbone: Backbone) -> None:
+    """Flex attention trains on a GPU only, and without dropout of attention weights; packing needs it."""
+    trunk_config = backbone.model.config
+    device = next(backbone.model.parameters()).device
+    is_flex, is_packed = can_pack(backbone.family, trunk_config), config.training.packing == "on"
+    if device.type in ("cpu", "mps") and (is_flex or is_packed):
+        setting, other = ("packing", "auto") if is_packed else ("attention", "sdpa")
+        raise ConfigError(
+            f"training.{setting} is {getattr(config.training, setting)}, but the device is {device.type}, where torch "
+            f"computes no gradients of flex attention. Set training.{setting} to {other}, or train on a GPU."
+        )
+    if is_packed:
+        require_packing(backbone.family, trunk_config)
+    names = ("attention_probs_dropout_prob", "attention_dropout")
+    dropout = max(float(getattr(trunk_config, name, None) or 0.0) for name in names)
+    if is_flex and dropout and config.training.backbone_dropout != "off":
+        raise ConfigError(
+            f"training.attention is flex_attention, which cannot drop attention weights, but the checkpoint drops them "
+            f"with probability {dropout} (training.backbone_dropout is {config.training.backbone_dropout}). "
+            "Set training.backbone_dropout to off, or training.attention to sdpa."
+        )
 
 
 def _initial_prompts(
