@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers.integrations.flex_attention
-import transformers.masking_utils
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask
 
 import ptuning
 from ptuning.backbones.families import find_trunk
@@ -72,20 +70,17 @@ def make_model(tiny_model: Callable[..., Any]) -> Callable[..., PromptedModel]:
 
 
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own flex attention as a CPU does it within seconds."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Any, scale: Any, **kwargs: Any) -> Tensor:
         return packed_attention(query, key, value, block_mask, scaling=scale, dropout=0.0).transpose(1, 2)
 
-    make = functools.partial(transformers.masking_utils.create_block_mask)
-
     def make_mask(*args: Any, _compile: bool = False, **kwargs: Any) -> Any:
-        return make(*args, **kwargs)
+        return create_block_mask(*args, **kwargs)
 
-    monkeypatch.setattr(transformers.integrations.flex_attention, "compile_friendly_flex_attention", attend)
-    monkeypatch.setattr(transformers.masking_utils, "create_block_mask", make_mask)
-    yield
+    monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", attend)
+    monkeypatch.setattr("transformers.masking_utils.create_block_mask", make_mask)
 
 
 def _examples() -> tuple[list[Example], list[int]]:
