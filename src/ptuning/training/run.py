@@ -35,6 +35,7 @@ from ptuning.inference import TOKENS_AT_ONCE, run_examples
 from ptuning.model import PromptedModel, count_trained
 from ptuning.prompts import DeepPrompts
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
+from ptuning.tasks.encoded_cache import encode_cached
 from ptuning.tasks.loading import load_task_data
 from ptuning.tasks.saving import task_to_dict
 from ptuning.training.assembly import fitting_max_length
@@ -220,8 +221,8 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
         kind=kind,
         data=data,
         max_length=max_length,
-        train=kind.encode(data.train or [], tokenizer, max_length, training=True),
-        validation=kind.encode(data.validation or [], tokenizer, max_length, training=False),
+        train=encode_cached(kind, data.train or [], tokenizer, max_length, training=True),
+        validation=encode_cached(kind, data.validation or [], tokenizer, max_length, training=False),
     )
 
 
