@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "ptuning"
 
 # From the ground up: a room imports from rows above its own, and from those beside it only what is named here.
 ROWS = (
-    ("errors", "version"),
+    ("errors", "version", "allocation"),
     ("config", "devices", "storage", "model_card"),
     ("prompts", "backbones", "heads", "data", "metrics"),
     ("tasks", "checkpoint", "lower_states"),

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ptuning.allocation import without_collection
+
 if TYPE_CHECKING:
     from ptuning.demo import DemoReport
     from ptuning.tasks.kind import Prediction
@@ -31,9 +33,10 @@ def command(
 ) -> None:
     """Learn three help-desk tasks on one frozen backbone, then answer a batch in which they are mixed."""
     started = time.monotonic()
-    from ptuning.cli.quiet import quiet_libraries
-    from ptuning.demo import run_demo
-    from ptuning.training.reporting import Terminal
+    with without_collection():
+        from ptuning.cli.quiet import quiet_libraries
+        from ptuning.demo import run_demo
+        from ptuning.training.reporting import Terminal
 
     quiet_libraries()
     report = run_demo(output, quick=quick, seed=seed, report_for=Terminal)

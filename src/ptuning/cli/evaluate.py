@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ptuning.allocation import without_collection
+
 EXAMPLES = """Examples:
 
     ptuning evaluate runs/tickets
@@ -35,8 +37,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a saved prompt on labelled rows."""
-    from ptuning.cli.quiet import quiet_libraries
-    from ptuning.evaluation import evaluate
+    with without_collection():
+        from ptuning.cli.quiet import quiet_libraries
+        from ptuning.evaluation import evaluate
 
     quiet_libraries()
     result = evaluate(directory, data=data, split=split, backbone=backbone, fit_threshold=fit_threshold, device=device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptuning.allocation import without_collection
 from ptuning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,9 +53,18 @@ def command(
         raise ConfigError(
             f"FILE is {file}, and --data or --split was given too, expected one source of rows. Leave one out."
         )
-    from ptuning.cli.quiet import quiet_libraries
-    from ptuning.predictor import load, read_task
-    from ptuning.submission import check_is_free, get_format, json_lines, paths_of, read_file, read_split, write_files
+    with without_collection():
+        from ptuning.cli.quiet import quiet_libraries
+        from ptuning.predictor import load, read_task
+        from ptuning.submission import (
+            check_is_free,
+            get_format,
+            json_lines,
+            paths_of,
+            read_file,
+            read_split,
+            write_files,
+        )
 
     # Whatever can be wrong with what was asked is said before the backbone is loaded, which takes the longest.
     form = get_format(format_name)

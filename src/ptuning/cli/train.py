@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ptuning.allocation import without_collection
 from ptuning.config import RunConfig, load_config, parse_settings
 from ptuning.errors import ConfigError
 
@@ -47,9 +48,10 @@ def command(
         _check_is_not_in_the_way(config, output)
     settings = _settings(config, overrides, parse_settings(setting or []), resume=resume)
 
-    from ptuning.cli.quiet import quiet_libraries
-    from ptuning.training.reporting import Silent, Terminal
-    from ptuning.training.run import train
+    with without_collection():
+        from ptuning.cli.quiet import quiet_libraries
+        from ptuning.training.reporting import Silent, Terminal
+        from ptuning.training.run import train
 
     quiet_libraries()
     result = train(settings, resume=resume, overwrite=overwrite, report=Silent() if quiet else Terminal())

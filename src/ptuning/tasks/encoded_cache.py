@@ -10,7 +10,6 @@ nothing has to be deleted by hand. An entry that does not hold what was written 
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -27,6 +26,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ptuning.allocation import without_collection
 from ptuning.data.batching import Example
 from ptuning.data.example_arrays import Arrays, from_arrays, to_arrays
 from ptuning.data.rows import Row
@@ -70,7 +70,7 @@ def encode_cached(
     Raises:
         DataError, ConfigError: as `kind.encode` does; what fails is not kept.
     """
-    with _without_collection():
+    with without_collection():
         directory = cache_directory()
         key = directory and _key(kind, rows, tokenizer, max_length, training)
         if not directory or not key:
@@ -214,15 +214,3 @@ def _recorded_warnings() -> Iterator[Warned]:
         yield recorder.warned
     finally:
         _ROOM.removeHandler(recorder)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Examples are many small lists without a cycle; looking for cycles among them is a fifth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

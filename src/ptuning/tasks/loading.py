@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from ptuning.allocation import without_collection
 from ptuning.config import RunConfig
 from ptuning.data.file_names import find_splits
 from ptuning.data.hub import HubSource, has_configuration, parse_hub_name
@@ -41,20 +42,21 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
         )
     if isinstance(source, HubSource):
         source = replace(source, advice=task.how_to_get)
-    return load_data(
-        task_source(task, source),
-        kind=task.kind,
-        columns=settings.columns or None,
-        labels=settings.labels,
-        usual_columns=task.columns,
-        usual_labels=task.label_names,
-        template=task.template(settings.template),
-        seed=config.training.seed,
-        development_fraction=settings.development_fraction,
-        max_train_rows=settings.max_train_rows,
-        max_validation_rows=settings.max_validation_rows,
-        splits=splits,
-    )
+    with without_collection():
+        return load_data(
+            task_source(task, source),
+            kind=task.kind,
+            columns=settings.columns or None,
+            labels=settings.labels,
+            usual_columns=task.columns,
+            usual_labels=task.label_names,
+            template=task.template(settings.template),
+            seed=config.training.seed,
+            development_fraction=settings.development_fraction,
+            max_train_rows=settings.max_train_rows,
+            max_validation_rows=settings.max_validation_rows,
+            splits=splits,
+        )
 
 
 def task_source(task: Task, source: str | HubSource) -> str | Path | HubSource:
