@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from ptuning.allocation import without_collection
+from ptuning.allocation import imports_for_good, without_collection
 
 
 def test_collection_pauses_and_goes_on_as_it_was() -> None:
@@ -28,3 +28,14 @@ def test_collection_that_was_off_stays_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_is_imported_is_not_looked_at_again() -> None:
+    try:
+        before = gc.get_freeze_count()
+        with imports_for_good():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(1000)]  # type: list[list[int]]
+        assert gc.isenabled() and gc.get_freeze_count() >= before + len(kept)
+    finally:
+        gc.unfreeze()

@@ -61,3 +61,20 @@ def test_probe_is_printed_beside_a_run(backbone: Path, tmp_path: Path) -> None:
     scores = line["scores"]
     assert isinstance(scores, dict)
     assert set(scores) == {"linear probe, cls", "linear probe, mean", "prompts", "most frequent answer"}
+
+
+@pytest.mark.slow
+def test_start_up_says_how_long_each_start_takes(backbone: Path, tmp_path: Path) -> None:
+    rows = [{"text": "fine " * 9, "label": label} for label in ("yes", "no")] * 6
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "data" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    arguments = ["--task", "classification", "--data", "data", "--backbone", str(backbone), "--repeats", "1"]
+    line = _last_line("start_up.py", *arguments, "--set", "prompts.prompt_length=4", cwd=tmp_path)
+    for name in ("cold", "warm"):
+        own = line[name]
+        assert isinstance(own, dict)
+        phases = [own[phase] for phase in ("imports", "backbone", "data", "step")]
+        assert min(phases) > 0 and abs(sum(phases) - own["seconds"]) < 0.01
+    assert isinstance(line["floor"], dict) and line["floor"]["seconds"] > 0

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ptuning.allocation import without_collection
+from ptuning.allocation import imports_for_good
 
 if TYPE_CHECKING:
     from ptuning.demo import DemoReport
@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Learn three help-desk tasks on one frozen backbone, then answer a batch in which they are mixed."""
     started = time.monotonic()
-    with without_collection():
+    with imports_for_good():
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.demo import run_demo
         from ptuning.training.reporting import Terminal

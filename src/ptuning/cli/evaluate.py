@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ptuning.allocation import without_collection
+from ptuning.allocation import imports_for_good
 
 EXAMPLES = """Examples:
 
@@ -37,7 +37,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a saved prompt on labelled rows."""
-    with without_collection():
+    with imports_for_good():
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.evaluation import evaluate
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptuning.allocation import without_collection
+from ptuning.allocation import imports_for_good
 from ptuning.config import parse_settings
 from ptuning.errors import ConfigError
 from ptuning.multitask.settings import MultitaskConfig, load_multitask_config, parse_data
@@ -57,7 +57,7 @@ def command(
         overrides["single"] = single
     settings = _settings(config, overrides, parse_data(data or []), resume=resume)
 
-    with without_collection():
+    with imports_for_good():
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.multitask.run import train_multitask
         from ptuning.training.reporting import Silent, Terminal

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptuning.allocation import without_collection
+from ptuning.allocation import imports_for_good
 from ptuning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(
         raise ConfigError(
             f"FILE is {file}, and --data or --split was given too, expected one source of rows. Leave one out."
         )
-    with without_collection():
+    with imports_for_good():
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.predictor import load, read_task
         from ptuning.submission import (

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptuning.allocation import without_collection
+from ptuning.allocation import imports_for_good
 from ptuning.config import RunConfig, load_config, parse_settings
 from ptuning.errors import ConfigError
 
@@ -48,7 +48,7 @@ def command(
         _check_is_not_in_the_way(config, output)
     settings = _settings(config, overrides, parse_settings(setting or []), resume=resume)
 
-    with without_collection():
+    with imports_for_good():
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.training.reporting import Silent, Terminal
         from ptuning.training.run import train
