@@ -90,7 +90,11 @@ class PromptedModel(nn.Module):
         self.lower_states: LowerStates | None = None
         self._late_start: LateStart | None = None
         self._first_token: FirstTokenOnly | None = None
-        if not packing and backbone.family.can_end_at_first_token and all(reads_first_token(head) for head in self.heads):
+        if (
+            not packing
+            and backbone.family.can_end_at_first_token
+            and all(reads_first_token(head) for head in self.heads)
+        ):
             self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
         self._backbone_dropout = backbone_dropout
         if isinstance(backbone_dropout, float | int):
@@ -134,10 +138,13 @@ class PromptedModel(nn.Module):
                 f"{len(self.heads) - 1}. Give one for each row."
             )
         outputs = []
-        for head in sorted(set(chosen.tolist())):
+        used = sorted(set(chosen.tolist()))
+        for head in used:
             rows = (chosen == head).nonzero().squeeze(1).to(input_ids.device)
-            logits = self.heads[head](hidden_states[rows], attention_mask[rows])
-            outputs.append(HeadOutput(head, rows, logits))
+            own = (hidden_states, attention_mask)
+            if len(used) > 1:
+                own = (hidden_states[rows], attention_mask[rows])
+            outputs.append(HeadOutput(head, rows, self.heads[head](*own)))
         return outputs
 
     def logits(
@@ -271,6 +278,14 @@ class _BackboneState:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The one definition of what is trained, used by the optimizer, by checkpoints, and for counting."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def candidate_parameters(model: PromptedModel, candidate: int, num_candidates: int) -> dict[str, nn.Parameter]:
+    """What is trained of one of several candidates: its entry of the bank, and its equal share of the heads."""
+    num_heads = len(model.heads) // num_candidates
+    heads = range(candidate * num_heads, (candidate + 1) * num_heads)
+    own = (f"bank.prompts.{candidate}.", *(f"heads.{head}." for head in heads))
+    return {name: parameter for name, parameter in trained_parameters(model).items() if name.startswith(own)}
 
 
 def is_head_parameter(name: str) -> bool:

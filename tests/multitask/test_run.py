@@ -205,10 +205,10 @@ def test_sampling_decides_whose_batches_are_drawn(
     heads: dict[str, list[int]] = {}
     fit = execution.fit
 
-    def count(model: Any, parts: Any, batches: Any, *args: Any, **more: Any) -> None:
+    def count(model: Any, parts: Any, candidates: Any, *args: Any, **more: Any) -> None:
         if len(parts) > 1:
-            heads[sampling] = [part for part, _ in batches.batches(0)]
-        fit(model, parts, batches, *args, **more)
+            heads[sampling] = [part for part, _ in candidates[0].batches.batches(0)]
+        fit(model, parts, candidates, *args, **more)
 
     monkeypatch.setattr(execution, "fit", count)
     for sampling in ("proportional", "uniform", "temperature"):  # 24 and 40 rows in batches of 8: 3 and 5 an epoch

@@ -15,7 +15,7 @@ from ptuning.data.batching import MixedBatches, collate
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
-from ptuning.training.loop import Hooks, Part, fit, make_batches, make_optimizer
+from ptuning.training.loop import Candidate, Hooks, Part, fit, make_batches, make_optimizer
 from ptuning.training.reporting import Silent
 from ptuning.training.run import PreparedTask, prepare_task
 from ptuning.training.state import Progress
@@ -44,14 +44,13 @@ class Two:
         fit(
             self.model,
             [Part(task.kind, task.train) for task in self.tasks],
-            batches,
+            [Candidate(self.config, batches)],
             self.backbone.tokenizer,
-            self.config,
             metric="mean",
             accelerator=Accelerator(cpu=True),
-            optimizer=make_optimizer(self.model, self.config),
+            optimizer=make_optimizer(self.model, [self.config]),
             progress=Progress(),
-            hooks=Hooks(lambda: {"mean": 0.5}, lambda evaluation: None, lambda progress: None),
+            hooks=Hooks(lambda candidate: {"mean": 0.5}, lambda evaluation: None, lambda progress: None),
             report=Silent(),
         )
 
@@ -89,15 +88,14 @@ def test_a_head_whose_data_set_has_no_batch_stays_as_it_was(two: Two) -> None:
 
 def test_each_batch_is_of_one_data_set_and_goes_to_its_head(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, list[list[int]]]] = []
-    logits = PromptedModel.logits
+    forward = PromptedModel.forward
 
-    def spy(
-        model: PromptedModel, input_ids: torch.Tensor, mask: torch.Tensor, *args: Any, head: int, **more: Any
-    ) -> torch.Tensor:
+    def spy(model: PromptedModel, input_ids: torch.Tensor, mask: torch.Tensor, *args: Any, **more: Any) -> Any:
+        (head,) = set(more["heads"])
         seen.append((head, [ids[real.bool()].tolist() for ids, real in zip(input_ids, mask, strict=True)]))
-        return logits(model, input_ids, mask, *args, head=head, **more)
+        return forward(model, input_ids, mask, *args, **more)
 
-    monkeypatch.setattr(PromptedModel, "logits", spy)
+    monkeypatch.setattr(PromptedModel, "forward", spy)
     batches = MixedBatches([make_batches(two.config, task.train) for task in two.tasks], [2, 5], seed=11)
     two.fit(batches)
     expected = [

@@ -14,7 +14,7 @@ from ptuning.data.batching import MixedBatches
 from ptuning.errors import TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
-from ptuning.training.loop import EpochReport, Hooks, Part, fit, make_batches, make_optimizer
+from ptuning.training.loop import Candidate, EpochReport, Hooks, Part, fit, make_batches, make_optimizer
 from ptuning.training.reporting import Silent
 from ptuning.training.run import PreparedTask, prepare_task
 from ptuning.training.state import Progress
@@ -27,7 +27,7 @@ class Loop:
 
     def __init__(self, model: PromptedModel, prepared: PreparedTask, config: Any, tokenizer: Any) -> None:
         self.model, self.prepared, self.config, self.tokenizer = model, prepared, config, tokenizer
-        self.optimizer = make_optimizer(model, config)
+        self.optimizer = make_optimizer(model, [config])
         self.progress = Progress()
         self.called: list[str] = []
         self.evaluations: list[EpochReport] = []
@@ -37,9 +37,8 @@ class Loop:
         fit(
             self.model,
             [Part(self.prepared.kind, self.prepared.train)],
-            MixedBatches([make_batches(self.config, self.prepared.train)]),
+            [Candidate(self.config, MixedBatches([make_batches(self.config, self.prepared.train)]))],
             self.tokenizer,
-            self.config,
             metric="accuracy",
             accelerator=accelerator or Accelerator(cpu=True),
             optimizer=self.optimizer,
@@ -48,7 +47,7 @@ class Loop:
             report=Silent(),
         )
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, candidate: int) -> dict[str, float]:
         self.called.append("evaluate")
         return {"accuracy": next(self.scores)}
 
@@ -106,14 +105,14 @@ def test_best_is_strictly_better_and_ties_keep_the_earlier_epoch(loop: Callable[
     run.scores = iter([0.4, 0.6, 0.6, 0.5])
     run.run()
     assert [evaluation.is_best for evaluation in run.evaluations] == [True, True, False, False]
-    assert (run.progress.best_epoch, run.progress.best_score) == (2, 0.6)
+    assert (run.progress.standings[0].best_epoch, run.progress.standings[0].best_score) == (2, 0.6)
 
 
 def test_early_stopping_counts_evaluations_since_the_best(loop: Callable[..., Loop]) -> None:
     run = loop(**{"training.epochs": 9, "training.early_stopping": 2})
     run.scores = iter([0.4, 0.3, 0.6, 0.5, 0.6, 0.9])
     run.run()
-    assert len(run.evaluations) == 5 and run.progress.best_epoch == 3
+    assert len(run.evaluations) == 5 and run.progress.standings[0].best_epoch == 3
 
 
 def test_head_and_prompts_have_their_own_rate(loop: Callable[..., Loop]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ptuning.errors import CheckpointError
-from ptuning.training.state import Progress, load_state, save_state
+from ptuning.training.state import Progress, Standing, load_state, save_state
 
 ORIGIN = {"data": "d" * 8, "backbone": "b" * 8}
 
@@ -40,7 +40,7 @@ def saved(tmp_path: Path) -> Path:
 def test_a_saved_state_goes_on_exactly(tmp_path: Path) -> None:
     parameters, optimizer = _model()
     _step(parameters, optimizer)
-    progress = Progress(3, 2, 17, 0.1 + 0.2, 1 / 3, 2, 1, 3, 1.5, False)
+    progress = Progress(3, 2, 17, [Standing(0.1 + 0.2, 1 / 3, 2, 0.3, 1), Standing(is_over=True)], 3, 1.5, False)
     save_state(tmp_path / "last", progress, parameters, optimizer, ORIGIN)
     _step(parameters, optimizer)
 

@@ -45,6 +45,19 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     return _validated(RunConfig, merged, overrides, path)
 
 
+def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """Returns a config with overrides laid over it.
+
+    Args:
+        config: complete.
+        overrides: dotted keys to values.
+
+    Raises:
+        ConfigError: some settings are unknown or out of range (all are listed).
+    """
+    return _validated(RunConfig, config.model_dump(), overrides, None)
+
+
 def load_settings(model: type[Model], path: str | Path | None, overrides: Mapping[str, Any]) -> Model:
     """Reads settings of any form as `load_config` reads those of a run; there are no recipes for them.
 

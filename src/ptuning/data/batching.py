@@ -79,13 +79,33 @@ class Batch:
         )
 
 
-def collate(examples: Sequence[Example], pad_token_id: int, pad_token_type_id: int = 0) -> Batch:
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Put batches of one length under each other, without their labels, which may be of several kinds."""
+    if len(batches) == 1:
+        return replace(batches[0], labels=None)
+    first = batches[0]
+    sizes = [size for batch in batches for size in batch.choices or (1,) * len(batch.examples)]
+    token_types = [batch.token_type_ids for batch in batches if batch.token_type_ids is not None]
+    return Batch(
+        input_ids=torch.cat([batch.input_ids for batch in batches]),
+        attention_mask=torch.cat([batch.attention_mask for batch in batches]),
+        token_type_ids=None if first.token_type_ids is None else torch.cat(token_types),
+        labels=None,
+        choices=tuple(sizes) if any(size > 1 for size in sizes) else None,
+        examples=[example for batch in batches for example in batch.examples],
+    )
+
+
+def collate(
+    examples: Sequence[Example], pad_token_id: int, pad_token_type_id: int = 0, *, seq_len: int | None = None
+) -> Batch:
     """Pad examples on the right to the longest of them.
 
     Args:
         examples: at least one; all with labels of one kind, or all without.
         pad_token_id: token id at padded positions.
         pad_token_type_id: token type there.
+        seq_len: pad to this many tokens instead, at least as many as the longest has.
 
     Raises:
         DataError: no examples, or some with and some without labels or token types.
@@ -93,7 +113,7 @@ def collate(examples: Sequence[Example], pad_token_id: int, pad_token_type_id: i
     if not examples:
         raise DataError("collate got no examples, expected at least one. Leave empty batches out.")
     sequences = [sequence for example in examples for sequence in example.sequences]
-    seq_len = max(len(sequence) for sequence in sequences)
+    seq_len = seq_len or max(len(sequence) for sequence in sequences)
     mask = [[1] * len(sequence) + [0] * (seq_len - len(sequence)) for sequence in sequences]
     token_types = None
     if any(example.token_types is not None for example in examples):

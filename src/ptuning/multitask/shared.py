@@ -22,7 +22,7 @@ from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
 from ptuning.multitask.shares import batches_per_epoch
 from ptuning.training.directory import PROMPT_NAME
 from ptuning.training.execution import Course, execute
-from ptuning.training.loop import Part, epochs_for_steps, make_batches
+from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.run import PreparedTask, count_parameters, digest_of, saved_prompt, validate
 
@@ -89,7 +89,7 @@ def train_shared(
     run = first.model_copy(update={"training": first.training.model_copy(update={"epochs": epochs, "metric": None})})
     deciding = {name: str(resolved[name].training.metric) for name in names}
 
-    def evaluate(model: PromptedModel) -> dict[str, float]:
+    def evaluate(model: PromptedModel, candidate: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for head, (name, task) in enumerate(prepared.items()):
             told = _Named(name, report)
@@ -97,7 +97,7 @@ def train_shared(
             metrics |= {f"{name}.{metric}": value for metric, value in own.items()}
         return {**metrics, MEAN: fmean(metrics[f"{name}.{deciding[name]}"] for name in names)}
 
-    def save(model: PromptedModel, metrics: Mapping[str, float]) -> None:
+    def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
         saved = {}
         for head, (name, task) in enumerate(prepared.items()):
             own = {key.removeprefix(f"{name}."): value for key, value in metrics.items() if key.startswith(f"{name}.")}
@@ -107,11 +107,10 @@ def train_shared(
         save_prompt(directory / PROMPT_NAME, replace(bare, counts=count_parameters(model, backbone)))
 
     course = Course(
-        config=run,
+        candidates=[Candidate(run, batches)],
         settings=config,
         load_settings=load_multitask_config,
         parts=[Part(task.kind, task.train) for task in prepared.values()],
-        batches=batches,
         metric=MEAN,
         held_out=[example for task in prepared.values() for example in task.validation],
         digest=digest_of(list(prepared.values())),
@@ -123,7 +122,7 @@ def train_shared(
     return SharedResult(
         directory=directory,
         metrics={name: read_prompt(directory / TASKS_NAME / name).metrics for name in names},
-        best_epoch=progress.best_epoch,
+        best_epoch=progress.standings[0].best_epoch,
         steps=progress.step,
         seconds=progress.seconds,
     )

@@ -23,6 +23,7 @@ from ptuning.tasks.kind import (
     all_equal,
     check_label_names,
     has_labels,
+    in_full_precision,
     label_names_of,
     labels_of,
     references_of,
@@ -96,7 +97,7 @@ class Classification(TaskKind):
             ) from None
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(logits.float(), labels_of(batch))
+        return F.cross_entropy(in_full_precision(logits), labels_of(batch))
 
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         predictions: list[Prediction] = [{} for _ in rows]

@@ -23,7 +23,7 @@ from ptuning.data.rows import PLACEHOLDER, Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
 from ptuning.tasks.encoding import encode_texts, pieces
-from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, labels_of, references_of
+from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, in_full_precision, labels_of, references_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Cloze(TaskKind):
         ]
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(logits.float(), labels_of(batch))
+        return F.cross_entropy(in_full_precision(logits), labels_of(batch))
 
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         outputs: list[list[float]] = [[] for _ in rows]

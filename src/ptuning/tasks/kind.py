@@ -82,7 +82,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, a scalar in float32.
+        """Return the mean loss of a batch, a scalar in float32 at least.
 
         Args:
             logits: (batch_size, num_outputs) for sequences, (batch_size, seq_len, num_outputs) for tokens and spans,
@@ -200,6 +200,11 @@ def has_labels(rows: Sequence[Row], roles: Sequence[str], label_role: str, *, tr
                     f"{', '.join(map(repr, needed))}; correct the row, or say which column it is in data.columns."
                 )
     return bool(rows) and all(label_role in row for row in rows)
+
+
+def in_full_precision(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least, as losses are computed."""
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
 
 
 def labels_of(batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
 from ptuning.tasks.encoding import check_is_fast, encode_texts
-from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, labels_of, references_of
+from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, in_full_precision, labels_of, references_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class MultipleChoice(TaskKind):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         sizes = batch.choices or (1,) * len(batch.examples)
-        parts = torch.split(logits.float(), list(sizes))
+        parts = torch.split(in_full_precision(logits), list(sizes))
         # A missing choice has probability 0.
         padded = pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))  # (batch_size, num_choices)
         return F.cross_entropy(padded, labels_of(batch))

@@ -24,7 +24,7 @@ from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import ConfigError, DataError
 from ptuning.tasks.encoding import check_is_fast, pieces
-from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, labels_of, references_of
+from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, in_full_precision, labels_of, references_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,9 @@ class QuestionAnswering(TaskKind):
         labels = labels_of(batch)  # (batch_size, 2)
         is_padding = batch.attention_mask == 0
         # Without padding positions: how much a batch is padded must not change its loss.
-        outputs = logits.float().masked_fill(is_padding.unsqueeze(-1), float("-inf"))  # (batch_size, seq_len, 2)
+        outputs = in_full_precision(logits).masked_fill(
+            is_padding.unsqueeze(-1), float("-inf")
+        )  # (batch_size, seq_len, 2)
         start = F.cross_entropy(outputs[..., 0], labels[:, 0])
         return (start + F.cross_entropy(outputs[..., 1], labels[:, 1])) / 2
 

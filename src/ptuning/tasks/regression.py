@@ -18,7 +18,7 @@ from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import ConfigError
 from ptuning.tasks.encoding import encode_texts, text_pairs
-from ptuning.tasks.kind import Prediction, TaskKind, has_labels, labels_of, references_of
+from ptuning.tasks.kind import Prediction, TaskKind, has_labels, in_full_precision, labels_of, references_of
 
 _SAME = 1e-3  # standard deviations that predictions of a collapsed model lie apart at most
 
@@ -81,7 +81,7 @@ class Regression(TaskKind):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         targets = (labels_of(batch) - self.mean) / self.standard_deviation
-        return F.mse_loss(logits.float().squeeze(-1), targets)  # both (batch_size,)
+        return F.mse_loss(in_full_precision(logits).squeeze(-1), targets)  # both (batch_size,)
 
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         predictions: list[Prediction] = [{} for _ in rows]

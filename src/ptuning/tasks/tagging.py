@@ -19,7 +19,7 @@ from ptuning.data.rows import Row
 from ptuning.data.spans import bio_spans, iob1_to_bio, is_bio_tag
 from ptuning.errors import ConfigError, DataError
 from ptuning.tasks.encoding import pieces
-from ptuning.tasks.kind import check_label_names, labels_of
+from ptuning.tasks.kind import check_label_names, in_full_precision, labels_of
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,9 @@ def tagging_loss(logits: Tensor, batch: Batch) -> Tensor:
         batch: with labels.
     """
     labels = labels_of(batch)
-    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+    total = F.cross_entropy(
+        in_full_precision(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
     return total / (labels != IGNORED_LABEL).sum().clamp(min=1)  # 0, not NaN, where no word is asked
 
 

@@ -63,6 +63,7 @@ def assemble_model(
     examples: Sequence[Example],
     *,
     other_kinds: Sequence[TaskKind] = (),
+    other_configs: Sequence[RunConfig] = (),
 ) -> PromptedModel:
     """Makes prompts, bank and head as the config says, and joins them to the backbone.
 
@@ -72,6 +73,7 @@ def assemble_model(
         kind: decides the head.
         examples: training examples, for `prompts.init: tokens`.
         other_kinds: those of further data sets that share the prompts, each with a head of its own after the first.
+        other_configs: those of further candidates, each with an entry of the bank and all heads of its own.
 
     Raises:
         ConfigError: settings that contradict each other or the backbone.
@@ -83,68 +85,44 @@ def assemble_model(
             f"training.gradient_checkpointing is on, but transformers has none for {backbone.family.model_type}. "
             "Turn it off; a smaller training.batch_size with training.accumulation saves memory too."
         )
-    _check_flex(config, backbone)
-    generator = torch.Generator().manual_seed(config.training.seed)
-    description = backbone.description
-    layers = resolve_layers(config.prompts.layers, description.num_layers)
-    initial = _initial_prompts(config.prompts, backbone, layers, examples, generator)
-    prompts = DeepPrompts(
-        num_prompted_layers=len(layers),
-        num_kv_heads=description.num_kv_heads,
-        prompt_length=config.prompts.prompt_length,
-        head_dim=description.head_dim,
-        init_std=config.prompts.init_std,
-        initial=initial,
-        reparameterization=config.prompts.reparameterization,
-        hidden_size=description.hidden_size,
-        reparameterization_size=config.prompts.reparameterization_size,
-        dropout=config.prompts.dropout,
-        generator=generator,
-    )
-    bank = PromptBank(description.num_layers)
-    bank.add(prompts, layers=layers, positions=config.prompts.positions)
-    pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
-    if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
-        pooler = draw_pooler(description.hidden_size, std=description.initializer_range, seed=config.training.seed)
-    heads = [
-        make_head(
-            one.head_kind,
-            description.hidden_size,
-            one.num_outputs,
-            pooling=pooling,
-            pooler=pooler,
-            dropout=config.head.dropout,
-            generator=generator,
-        )
-        for one in (kind, *other_kinds)
-    ]
-    if config.head.init != "normal":
-        _start_head(heads[0], config.head.init, backbone, kind)
-    is_flex = can_pack(backbone.family, backbone.model.config)
+    is_packed = _is_packed(config, backbone)
+    bank = PromptBank(backbone.description.num_layers)
+    heads: list[nn.Module] = []
+    for one in (config, *other_configs):
+        generator = torch.Generator().manual_seed(one.training.seed)
+        layers = resolve_layers(one.prompts.layers, backbone.description.num_layers)
+        prompts = _make_prompts(one.prompts, backbone, layers, examples, generator)
+        bank.add(prompts, layers=layers, positions=one.prompts.positions)
+        heads += _make_heads(one, backbone, (kind, *other_kinds), generator)
     model = PromptedModel(
         backbone,
         bank,
         heads,
         backbone_dropout=config.training.backbone_dropout,
-        packing=config.training.packing == "on" or (config.training.packing == "auto" and is_flex),
+        packing=is_packed,
     )
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
     return model
 
 
-def _check_flex(config: RunConfig, backbone: Backbone) -> None:
-    """Flex attention trains on a GPU only, and without dropout of attention weights; packing needs it."""
+def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
+    """Whether batches are packed.
+
+    Raises:
+        ConfigError: flex attention, which packing needs, is not there or cannot train here: it has gradients on a GPU
+            only, and no dropout of attention weights.
+    """
     trunk_config = backbone.model.config
     device = next(backbone.model.parameters()).device
-    is_flex, is_packed = can_pack(backbone.family, trunk_config), config.training.packing == "on"
-    if device.type in ("cpu", "mps") and (is_flex or is_packed):
-        setting, other = ("packing", "auto") if is_packed else ("attention", "sdpa")
+    is_flex, is_asked = can_pack(backbone.family, trunk_config), config.training.packing == "on"
+    if device.type in ("cpu", "mps") and (is_flex or is_asked):
+        setting, other = ("packing", "auto") if is_asked else ("attention", "sdpa")
         raise ConfigError(
             f"training.{setting} is {getattr(config.training, setting)}, but the device is {device.type}, where torch "
             f"computes no gradients of flex attention. Set training.{setting} to {other}, or train on a GPU."
         )
-    if is_packed:
+    if is_asked:
         require_packing(backbone.family, trunk_config)
     names = ("attention_probs_dropout_prob", "attention_dropout")
     dropout = max(float(getattr(trunk_config, name, None) or 0.0) for name in names)
@@ -154,6 +132,55 @@ def _check_flex(config: RunConfig, backbone: Backbone) -> None:
             f"with probability {dropout} (training.backbone_dropout is {config.training.backbone_dropout}). "
             "Set training.backbone_dropout to off, or training.attention to sdpa."
         )
+    return is_asked or (is_flex and config.training.packing == "auto")
+
+
+def _make_prompts(
+    settings: PromptsConfig,
+    backbone: Backbone,
+    layers: tuple[int, ...],
+    examples: Sequence[Example],
+    generator: torch.Generator,
+) -> DeepPrompts:
+    description = backbone.description
+    return DeepPrompts(
+        num_prompted_layers=len(layers),
+        num_kv_heads=description.num_kv_heads,
+        prompt_length=settings.prompt_length,
+        head_dim=description.head_dim,
+        init_std=settings.init_std,
+        initial=_initial_prompts(settings, backbone, layers, examples, generator),
+        reparameterization=settings.reparameterization,
+        hidden_size=description.hidden_size,
+        reparameterization_size=settings.reparameterization_size,
+        dropout=settings.dropout,
+        generator=generator,
+    )
+
+
+def _make_heads(
+    config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind], generator: torch.Generator
+) -> list[nn.Module]:
+    """A head for each data set; the first may start from a saved one."""
+    description = backbone.description
+    pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
+    if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
+        pooler = draw_pooler(description.hidden_size, std=description.initializer_range, seed=config.training.seed)
+    heads: list[nn.Module] = [
+        make_head(
+            kind.head_kind,
+            description.hidden_size,
+            kind.num_outputs,
+            pooling=pooling,
+            pooler=pooler,
+            dropout=config.head.dropout,
+            generator=generator,
+        )
+        for kind in kinds
+    ]
+    if config.head.init != "normal":
+        _start_head(heads[0], config.head.init, backbone, kinds[0])
+    return heads
 
 
 def _initial_prompts(

@@ -19,6 +19,8 @@ METRICS_NAME = "metrics.jsonl"
 CHECKPOINT_NAME = "checkpoints/last"
 PROMPT_NAME = "prompt"
 TRUNK_NAME = "trunk"
+CANDIDATES_NAME = "candidates"
+POPULATION_NAME = "population.json"
 
 
 class Settings(Protocol):
@@ -31,7 +33,8 @@ class Settings(Protocol):
         """As plain values."""
 
 
-_TREES, _FILES = (CHECKPOINT_NAME, PROMPT_NAME, TRUNK_NAME), (METRICS_NAME, CONFIG_NAME)
+_TREES = (CHECKPOINT_NAME, PROMPT_NAME, TRUNK_NAME, CANDIDATES_NAME)
+_FILES = (METRICS_NAME, POPULATION_NAME, CONFIG_NAME)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
-from ptuning.data.batching import Example, MixedBatches
+from ptuning.data.batching import Example
 from ptuning.errors import ConfigError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
@@ -36,10 +36,10 @@ from ptuning.training.directory import (
     start_directory,
 )
 from ptuning.training.guard import is_out_of_memory, out_of_memory_error
-from ptuning.training.loop import EpochReport, Hooks, Part, fit, make_optimizer
+from ptuning.training.loop import Candidate, EpochReport, Hooks, Part, fit, make_optimizer
 from ptuning.training.reporting import Reporter
 from ptuning.training.seed import seed_everything
-from ptuning.training.state import Progress, load_state, save_state
+from ptuning.training.state import Progress, Standing, load_state, save_state
 from ptuning.training.trunk_reuse import TrunkPlan, forget_trunk, plan_trunk, reuse_trunk
 
 
@@ -48,30 +48,32 @@ class Course:
     """What a model learns from, and what is kept of it.
 
     Attributes:
-        config: resolved; how prompts and heads are made, and how they are trained.
+        candidates: what is trained, with its resolved settings; mostly one.
         settings: what `config.yaml` holds; a training that goes on must have equal ones.
         load_settings: reads such a `config.yaml`.
         parts: the data sets, each with a head of its own.
-        batches: of the examples of all parts.
         metric: the validation metric that picks the best epoch; higher is better.
         held_out: examples that `evaluate` runs.
         digest: of everything that the loop sees of the data.
-        evaluate: returns the validation metrics of a model.
-        save: keeps a model with these metrics; called for each epoch that is the best so far.
+        evaluate: returns the validation metrics of a candidate.
+        save: keeps a candidate with these metrics; called for each epoch that is its best so far.
         command: that trains it, for advice.
+        survivors: after an epoch, how many candidates go on.
+        candidates_at_once: how many share a forward; all by default.
     """
 
-    config: RunConfig
+    candidates: Sequence[Candidate]
     settings: Settings
     load_settings: Callable[[Path], Settings]
     parts: Sequence[Part]
-    batches: MixedBatches
     metric: str
     held_out: Sequence[Example]
     digest: str
-    evaluate: Callable[[PromptedModel], dict[str, float]]
-    save: Callable[[PromptedModel, Mapping[str, float]], None]
+    evaluate: Callable[[PromptedModel, int], dict[str, float]]
+    save: Callable[[PromptedModel, int, Mapping[str, float]], None]
     command: str = "train"
+    survivors: Mapping[int, int] | None = None
+    candidates_at_once: int | None = None
 
 
 def one_process(command: str = "train") -> Accelerator:
@@ -113,7 +115,8 @@ def execute(
         CheckpointError: there is nothing to resume, or it is damaged or of other settings.
         TrainingError: the loss is not finite, or memory ran out.
     """
-    config, accelerator = course.config, one_process(course.command)
+    configs, accelerator = [candidate.config for candidate in course.candidates], one_process(course.command)
+    config = configs[0]
     with claimed(directory):
         check_start(directory, resume=resume, overwrite=overwrite)  # nobody else writes from here on
         if resume:
@@ -121,10 +124,11 @@ def execute(
         seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
         model: PromptedModel | None = None
         try:
-            start = _with_any_start(config) if resume and (directory / CHECKPOINT_NAME).exists() else config
+            is_going_on = resume and (directory / CHECKPOINT_NAME).exists()
+            start, *others = [_with_any_start(own) if is_going_on else own for own in configs]
             kind, *other_kinds = [part.kind for part in course.parts]
             examples = [example for part in course.parts for example in part.examples]
-            model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds)
+            model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds, other_configs=others)
             seen = [*examples, *course.held_out]
             origin = {"data": course.digest, "backbone": backbone.identity.fingerprint}
             trunk = plan_trunk(directory, model, seen, config, origin=origin)
@@ -156,16 +160,18 @@ def _run(
     accelerator: Accelerator,
     report: Reporter,
 ) -> Progress:
-    optimizer = make_optimizer(model, course.config)
+    optimizer = make_optimizer(model, [candidate.config for candidate in course.candidates])
     parameters = trained_parameters(model)
     checkpoint = directory / CHECKPOINT_NAME
-    progress = load_state(checkpoint, parameters, optimizer, origin) or Progress()
+    progress = load_state(checkpoint, parameters, optimizer, origin)
+    progress = progress or Progress(standings=[Standing() for _ in course.candidates])
     cut_metrics(directory, progress.metric_lines)
     if trunk is not None and not progress.finished:
         reuse_trunk(directory, model, backbone.tokenizer, trunk, report=report)
 
     def record(evaluation: EpochReport) -> None:
         line = {
+            **({"candidate": evaluation.candidate} if len(course.candidates) > 1 else {}),
             "epoch": evaluation.epoch,
             "step": evaluation.step,
             "train_loss": evaluation.train_loss,
@@ -176,10 +182,10 @@ def _run(
         with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if evaluation.is_best:
-            course.save(model, evaluation.metrics)
+            course.save(model, evaluation.candidate, evaluation.metrics)
 
     hooks = Hooks(
-        evaluate=lambda: course.evaluate(model),
+        evaluate=lambda candidate: course.evaluate(model, candidate),
         record=record,
         checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin),
     )
@@ -187,15 +193,16 @@ def _run(
         fit(
             model,
             course.parts,
-            course.batches,
+            course.candidates,
             backbone.tokenizer,
-            course.config,
             metric=course.metric,
             accelerator=accelerator,
             optimizer=optimizer,
             progress=progress,
             hooks=hooks,
             report=report,
+            survivors=course.survivors,
+            candidates_at_once=course.candidates_at_once,
         )
     finally:
         report.stop()

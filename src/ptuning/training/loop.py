@@ -1,4 +1,5 @@
-"""The training loop: one readable function for every kind of task, and for several data sets that share prompts.
+"""The training loop: one readable function for every kind of task, for several data sets that share prompts, and for
+many candidates that learn side by side.
 
 What trains is `trained_parameters(model)`; what is asked of the model is in the task kind; what a run leaves on disk
 is in `execution.py`. The loop can be stopped at any moment and taken up again with the same result, since everything
@@ -11,6 +12,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,9 +21,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data.batching import Example, LengthBatches, MixedBatches, collate
+from ptuning.data.batching import Batch, Example, LengthBatches, MixedBatches, collate, join_batches
 from ptuning.inference import padding_ids
-from ptuning.model import PromptedModel, is_head_parameter, trained_parameters
+from ptuning.model import PromptedModel, candidate_parameters, is_head_parameter
 from ptuning.tasks import TaskKind
 from ptuning.training.guard import check_finite
 from ptuning.training.reporting import Reporter
@@ -44,10 +47,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of the prompts that are trained, by its own settings; mostly the only one.
+
+    The candidate of number i has entry i of the model's bank, and the heads from i times the number of parts on.
+
+    Attributes:
+        config: resolved settings.
+        batches: of the examples of all parts, in its own order.
+    """
+
+    config: RunConfig
+    batches: MixedBatches
+
+
+@dataclass(frozen=True)
 class EpochReport:
     """One look at the validation rows.
 
     Attributes:
+        candidate: whose.
         epoch: that it ends, from 1.
         step: optimizer steps done.
         train_loss: mean over the epoch's batches.
@@ -56,6 +75,7 @@ class EpochReport:
         is_best: whether the deciding metric is the best so far.
     """
 
+    candidate: int
     epoch: int
     step: int
     train_loss: float
@@ -69,25 +89,29 @@ class Hooks:
     """What the loop calls.
 
     Attributes:
-        evaluate: returns the validation metrics of the model as it is.
+        evaluate: returns the validation metrics of a candidate as it is.
         record: called after each evaluation, before the checkpoint.
         checkpoint: called with the state of the run, whenever it should be kept.
     """
 
-    evaluate: Callable[[], dict[str, float]]
+    evaluate: Callable[[int], dict[str, float]]
     record: Callable[[EpochReport], None]
     checkpoint: Callable[[Progress], None]
 
 
-def make_optimizer(model: PromptedModel, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained; the head has its own learning rate."""
-    training = config.training
-    parameters = trained_parameters(model)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in parameters.items() if not is_head_parameter(name)], "lr": training.learning_rate},
-        {"params": [p for name, p in parameters.items() if is_head_parameter(name)], "lr": training.head_learning_rate},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=training.weight_decay)
+def make_optimizer(model: PromptedModel, configs: Sequence[RunConfig]) -> torch.optim.AdamW:
+    """AdamW over what is trained: for each candidate a group of its prompts and one of its heads, with their rates."""
+    groups: list[dict[str, Any]] = []
+    for candidate, config in enumerate(configs):
+        training = config.training
+        parameters = candidate_parameters(model, candidate, len(configs))
+        prompts = [p for name, p in parameters.items() if not is_head_parameter(name)]
+        head = [p for name, p in parameters.items() if is_head_parameter(name)]
+        for members, rate in ((prompts, training.learning_rate), (head, training.head_learning_rate)):
+            if members:
+                options = {"lr": rate, "weight_decay": training.weight_decay, "candidate": candidate}
+                groups.append({"params": members, **options})
+    return torch.optim.AdamW(groups)
 
 
 def make_batches(config: RunConfig, examples: list[Example]) -> LengthBatches:
@@ -114,9 +138,8 @@ def epochs_for_steps(batches: LengthBatches | MixedBatches, steps: int, accumula
 def fit(
     model: PromptedModel,
     parts: Sequence[Part],
-    batches: MixedBatches,
+    candidates: Sequence[Candidate],
     tokenizer: object,
-    config: RunConfig,
     *,
     metric: str,
     accelerator: Accelerator,
@@ -124,102 +147,179 @@ def fit(
     progress: Progress,
     hooks: Hooks,
     report: Reporter,
+    survivors: Mapping[int, int] | None = None,
+    candidates_at_once: int | None = None,
 ) -> None:
     """Trains a model from where `progress` stands to the end.
 
     Args:
-        model: with prompts, and for each part the head of its index, on the accelerator's device.
+        model: for each candidate with an entry of its bank, and for each part of each candidate with a head.
         parts: the data sets, mostly one.
-        batches: of the examples of all parts.
+        candidates: what is trained, mostly one. All make the same number of steps.
         tokenizer: for padding.
-        config: resolved settings.
         metric: the validation metric that picks the best epoch; higher is better.
         accelerator: runs the backward and clips gradients.
-        optimizer: over `trained_parameters(model)`.
+        optimizer: of `make_optimizer`.
         progress: where the run stands; updated in place.
         hooks: evaluation and what is kept.
         report: who is told.
+        survivors: after an epoch (from 1), how many of the candidates go on; the others are dropped.
+        candidates_at_once: how many share a forward; all by default.
 
     Raises:
         TrainingError: a loss or a gradient is not finite.
     """
-    training = config.training
-    epoch_ends: list[int] = []  # optimizer steps done at the end of each epoch
-    assert training.epochs is not None  # `resolve_config` says how many
-    for epoch in range(training.epochs):
-        steps = math.ceil(batches.num_batches(epoch) / training.accumulation)
-        epoch_ends.append(steps + (epoch_ends[-1] if epoch_ends else 0))
+    training = candidates[0].config.training  # what all of them have in common
+    factors, epoch_ends = _schedules(candidates)
     total_steps = min(training.max_steps or epoch_ends[-1], epoch_ends[-1])
-    factor = schedule_factor(training.schedule, epoch_ends=epoch_ends, total_steps=total_steps, warmup=training.warmup)
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    parameters = list(trained_parameters(model).values())
-    padding, device = padding_ids(tokenizer), parameters[0].device
+    owned = [list(candidate_parameters(model, number, len(candidates)).values()) for number, _ in enumerate(candidates)]
+    padding, device = padding_ids(tokenizer), owned[0][0].device
     started = time.monotonic() - progress.seconds
     report.start(total_steps, progress.step)
     model.train()
     while not progress.finished:
-        order = batches.batches(progress.epoch)
-        losses: list[Tensor] = []  # not read yet, as the norms
-        norms: list[Tensor] = []
-        while progress.batch < len(order) and progress.step < total_steps:
-            group = order[progress.batch : progress.batch + training.accumulation]
-            for part, indices in group:
-                batch = collate([parts[part].examples[index] for index in indices], *padding).to(device)
-                logits = model.logits(
-                    batch.input_ids,
-                    batch.attention_mask,
-                    batch.token_type_ids,
-                    head=part,
-                    lower_states=None if model.lower_states is None else model.lower_states.of(batch),
-                )
-                loss = parts[part].kind.loss(logits, batch)
-                accelerator.backward(loss / len(group))
-                losses.append(loss.detach())
-            norms.append(accelerator.clip_grad_norm_(parameters, training.max_grad_norm))
-            for optimized, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                optimized["lr"] = rate * factor(progress.step)
+        alive = progress.alive
+        orders = {number: candidates[number].batches.batches(progress.epoch) for number in alive}
+        num_batches = len(orders[alive[0]])
+        losses: list[tuple[int, Tensor]] = []  # not read yet, as the norms
+        norms: list[tuple[int, Tensor]] = []
+        while progress.batch < num_batches and progress.step < total_steps:
+            size = min(training.accumulation, num_batches - progress.batch)
+            for place in range(progress.batch, progress.batch + size):
+                for start in range(0, len(alive), candidates_at_once or len(alive)):
+                    together = alive[start : start + (candidates_at_once or len(alive))]
+                    batches = _batches(parts, {number: orders[number][place] for number in together}, padding, device)
+                    found = _losses(model, parts, batches)
+                    accelerator.backward(torch.stack(list(found.values())).sum() / size)
+                    losses += [(number, loss.detach()) for number, loss in found.items()]
+            for number in alive:
+                limit = candidates[number].config.training.max_grad_norm
+                norms.append((number, accelerator.clip_grad_norm_(owned[number], limit)))
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factors[group["candidate"]](progress.step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            progress.batch += len(group)
+            progress.batch += size
             progress.step += 1
             is_kept = training.checkpoint_steps is not None and progress.step % training.checkpoint_steps == 0
-            if len(losses) >= _LOSSES_AT_ONCE or is_kept or progress.batch >= len(order):
-                _read(losses, norms, progress, config)
-                report.step(progress.step, progress.loss_sum / progress.batch)
-            if is_kept and progress.batch < len(order):
+            if len(losses) >= _LOSSES_AT_ONCE * len(alive) or is_kept or progress.batch >= num_batches:
+                _read(losses, norms, progress, candidates)
+                report.step(progress.step, fmean(progress.standings[n].loss_sum for n in alive) / progress.batch)
+            if is_kept and progress.batch < num_batches:
                 progress.seconds = time.monotonic() - started
                 hooks.checkpoint(progress)
-        _read(losses, norms, progress, config)
-        metrics = hooks.evaluate()
-        progress.seconds = time.monotonic() - started
-        is_best = progress.best_score is None or metrics[metric] > progress.best_score
-        if is_best:
-            progress.best_score, progress.best_epoch, progress.evaluations_without_gain = (
-                metrics[metric],
-                progress.epoch + 1,
-                0,
-            )
-        else:
-            progress.evaluations_without_gain += 1
-        train_loss = progress.loss_sum / max(progress.batch, 1)
-        hooks.record(EpochReport(progress.epoch + 1, progress.step, train_loss, metrics, progress.seconds, is_best))
-        report.evaluated(progress.epoch + 1, train_loss, metrics, metric, is_best)
-        progress.metric_lines += 1
-        is_patience_over = progress.evaluations_without_gain >= (training.early_stopping or math.inf)
-        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        progress.finished = progress.epoch == training.epochs or progress.step >= total_steps or is_patience_over
+        _read(losses, norms, progress, candidates)
+        for number in alive:
+            _evaluate(number, candidates[number], metric, started, progress, hooks, report)
+        if survivors is not None and progress.epoch + 1 in survivors:
+            by_score = sorted(alive, key=lambda number: -progress.standings[number].last_score)
+            for number in by_score[survivors[progress.epoch + 1] :]:
+                progress.standings[number].is_over = True
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        progress.finished = progress.epoch == training.epochs or progress.step >= total_steps or not progress.alive
         hooks.checkpoint(progress)
 
 
-def _read(losses: list[Tensor], norms: list[Tensor], progress: Progress, config: RunConfig) -> None:
-    """Adds losses to the epoch's sum, in order, and makes sure that they and the gradients' norms are finite."""
+def _schedules(candidates: Sequence[Candidate]) -> tuple[list[Callable[[int], float]], list[int]]:
+    """Each candidate's step -> factor of its rates, and the optimizer steps done at the end of each epoch."""
+    factors, ends = [], []
+    for candidate in candidates:
+        training = candidate.config.training
+        assert training.epochs is not None  # `resolve_config` says how many
+        steps = [math.ceil(candidate.batches.num_batches(e) / training.accumulation) for e in range(training.epochs)]
+        ends.append(list(accumulate(steps)))
+        total = min(training.max_steps or ends[-1][-1], ends[-1][-1])
+        factors.append(
+            schedule_factor(training.schedule, epoch_ends=ends[-1], total_steps=total, warmup=training.warmup)
+        )
+    assert all(own == ends[0] for own in ends)
+    return factors, ends[0]
+
+
+def _batches(
+    parts: Sequence[Part],
+    chosen: Mapping[int, tuple[int, list[int]]],
+    padding: tuple[int, int],
+    device: torch.device,
+) -> dict[int, tuple[int, Batch]]:
+    """For each candidate the part that its batch is of, and the batch, all as long as the longest."""
+    examples = {number: [parts[part].examples[i] for i in indices] for number, (part, indices) in chosen.items()}
+    seq_len = max(example.length for own in examples.values() for example in own)
+    return {
+        number: (part, collate(examples[number], *padding, seq_len=seq_len).to(device))
+        for number, (part, _) in chosen.items()
+    }
+
+
+def _losses(model: PromptedModel, parts: Sequence[Part], batches: Mapping[int, tuple[int, Batch]]) -> dict[int, Tensor]:
+    """Runs the batches of candidates in one forward: the loss of each."""
+    joined = join_batches([batch for _, batch in batches.values()])
+    heads = {number: number * len(parts) + part for number, (part, _) in batches.items()}
+    entries, rows = [], []
+    for number, (_, batch) in batches.items():
+        entries += [number] * len(batch.input_ids)
+        rows += [heads[number]] * len(batch.input_ids)
+    outputs = model(
+        joined.input_ids,
+        joined.attention_mask,
+        joined.token_type_ids,
+        entries=entries if len(model.bank) > 1 else None,
+        heads=rows,
+        lower_states=None if model.lower_states is None else model.lower_states.of(joined),
+    )
+    logits = {output.head: output.logits for output in outputs}
+    return {number: parts[part].kind.loss(logits[heads[number]], batch) for number, (part, batch) in batches.items()}
+
+
+def _evaluate(
+    number: int,
+    candidate: Candidate,
+    metric: str,
+    started: float,
+    progress: Progress,
+    hooks: Hooks,
+    report: Reporter,
+) -> None:
+    """Scores a candidate at the end of an epoch, and notes how it stands."""
+    standing = progress.standings[number]
+    metrics = hooks.evaluate(number)
+    progress.seconds = time.monotonic() - started
+    standing.last_score = metrics[metric]
+    is_best = standing.best_score is None or metrics[metric] > standing.best_score
+    if is_best:
+        standing.best_score, standing.best_epoch, standing.evaluations_without_gain = (
+            metrics[metric],
+            progress.epoch + 1,
+            0,
+        )
+    else:
+        standing.evaluations_without_gain += 1
+    train_loss = standing.loss_sum / max(progress.batch, 1)
+    epoch, step = progress.epoch + 1, progress.step
+    hooks.record(EpochReport(number, epoch, step, train_loss, metrics, progress.seconds, is_best))
+    name = None if len(progress.standings) == 1 else number
+    report.evaluated(epoch, train_loss, metrics, metric, is_best, candidate=name)
+    progress.metric_lines += 1
+    patience = candidate.config.training.early_stopping or math.inf
+    standing.is_over = standing.evaluations_without_gain >= patience
+    standing.loss_sum = 0.0
+
+
+def _read(
+    losses: list[tuple[int, Tensor]],
+    norms: list[tuple[int, Tensor]],
+    progress: Progress,
+    candidates: Sequence[Candidate],
+) -> None:
+    """Adds losses to the epoch's sums, in order, and makes sure that they and the gradients' norms are finite."""
     if not losses:
         return
-    values = torch.stack([*losses, *norms]).tolist()  # one wait for the device
-    for loss in values[: len(losses)]:
-        check_finite("the loss", loss, config, progress.step)
-        progress.loss_sum += loss
-    for norm in values[len(losses) :]:
-        check_finite("the norm of the gradients", norm, config, progress.step)
+    values = torch.stack([value for _, value in (*losses, *norms)]).tolist()  # one wait for the device
+    for (number, _), loss in zip(losses, values[: len(losses)], strict=True):
+        check_finite("the loss", loss, candidates[number].config, progress.step)
+        progress.standings[number].loss_sum += loss
+    for (number, _), norm in zip(norms, values[len(losses) :], strict=True):
+        check_finite("the norm of the gradients", norm, candidates[number].config, progress.step)
     losses.clear()
     norms.clear()

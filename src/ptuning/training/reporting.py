@@ -25,8 +25,17 @@ class Reporter(Protocol):
     def step(self, step: int, loss: float) -> None:
         """`step` optimizer steps are done; `loss` is the mean of the epoch so far."""
 
-    def evaluated(self, epoch: int, loss: float, metrics: Mapping[str, float], metric: str, is_best: bool) -> None:
-        """An evaluation is done. Epochs count from 1."""
+    def evaluated(
+        self,
+        epoch: int,
+        loss: float,
+        metrics: Mapping[str, float],
+        metric: str,
+        is_best: bool,
+        *,
+        candidate: int | None = None,
+    ) -> None:
+        """An evaluation is done, of one of several candidates where that is said. Epochs count from 1."""
 
     def stop(self) -> None:
         """Training is over, well or not."""
@@ -43,7 +52,16 @@ class Silent:
 
     def step(self, step: int, loss: float) -> None: ...
 
-    def evaluated(self, epoch: int, loss: float, metrics: Mapping[str, float], metric: str, is_best: bool) -> None: ...
+    def evaluated(
+        self,
+        epoch: int,
+        loss: float,
+        metrics: Mapping[str, float],
+        metric: str,
+        is_best: bool,
+        *,
+        candidate: int | None = None,
+    ) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -85,12 +103,22 @@ class Terminal:
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, loss=f"loss {loss:.3f}")
 
-    def evaluated(self, epoch: int, loss: float, metrics: Mapping[str, float], metric: str, is_best: bool) -> None:
+    def evaluated(
+        self,
+        epoch: int,
+        loss: float,
+        metrics: Mapping[str, float],
+        metric: str,
+        is_best: bool,
+        *,
+        candidate: int | None = None,
+    ) -> None:
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], score=f"validation {metric} {metrics[metric]:.3f}")
         mark = " (best so far)" if is_best else ""
+        label = self._label if candidate is None else f"candidate {candidate}"
         self._console.print(
-            f"{self._label}: epoch {epoch}, loss {loss:.4f}, validation {metric} {metrics[metric]:.4f}{mark}",
+            f"{label}: epoch {epoch}, loss {loss:.4f}, validation {metric} {metrics[metric]:.4f}{mark}",
             markup=False,
             soft_wrap=True,
         )

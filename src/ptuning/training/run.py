@@ -42,7 +42,7 @@ from ptuning.training.assembly import fitting_max_length
 from ptuning.training.directory import PROMPT_NAME, check_start
 from ptuning.training.execution import Course, execute, one_process
 from ptuning.training.guard import collapse_advice
-from ptuning.training.loop import Part, epochs_for_steps, make_batches
+from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
 from ptuning.training.reporting import Reporter, Silent
 
 _USUAL_STEPS = 1500
@@ -136,19 +136,18 @@ def train(
     config = resolve_config(config, prepared, backbone, directory)
     metric, task = str(config.training.metric), prepared
 
-    def save(model: PromptedModel, metrics: Mapping[str, float]) -> None:
+    def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
         save_prompt(directory / PROMPT_NAME, saved_prompt(config, task, backbone, model, metrics))
 
     course = Course(
-        config=config,
+        candidates=[Candidate(config, batches_of(config, prepared))],
         settings=config,
         load_settings=load_config,
         parts=[Part(prepared.kind, prepared.train)],
-        batches=MixedBatches([make_batches(config, prepared.train)], seed=config.training.seed),
         metric=metric,
         held_out=prepared.validation,
         digest=digest_of([prepared]),
-        evaluate=lambda model: validate(model, task, config, backbone, metric, report),
+        evaluate=lambda model, candidate: validate(model, task, config, backbone, metric, report),
         save=save,
     )
     progress = execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
@@ -157,11 +156,16 @@ def train(
         directory=directory,
         metric=metric,
         metrics=best.metrics,
-        best_epoch=progress.best_epoch,
+        best_epoch=progress.standings[0].best_epoch,
         steps=progress.step,
         seconds=progress.seconds,
         counts=best.counts,
     )
+
+
+def batches_of(config: RunConfig, prepared: PreparedTask) -> MixedBatches:
+    """The batches of a run on one task."""
+    return MixedBatches([make_batches(config, prepared.train)], seed=config.training.seed)
 
 
 def output_directory(config: RunConfig) -> Path:
@@ -274,6 +278,7 @@ def validate(
     metric: str,
     report: Reporter,
     head: int = 0,
+    entry: int | None = None,
 ) -> dict[str, float]:
     """Returns a model's metrics on the validation rows of a task, and warns when it says the same of all of them.
 
@@ -285,12 +290,14 @@ def validate(
         metric: that picks the best epoch.
         report: who is warned.
         head: of the task.
+        entry: of the bank, where it has several.
     """
     kind, rows, examples = prepared.kind, prepared.data.validation or [], prepared.validation
     logits = run_examples(
         model,
         examples,
         backbone.tokenizer,
+        entries=None if entry is None else [entry] * len(examples),
         heads=[head] * len(examples) if head else None,
         batch_tokens=max(config.training.batch_tokens or 0, TOKENS_AT_ONCE),
     )
@@ -309,14 +316,15 @@ def saved_prompt(
     metrics: Mapping[str, float],
     *,
     head: int = 0,
+    entry: int = 0,
 ) -> SavedPrompt:
     """What of a trained model is kept for a task: prompts (the reparameterization folded) and its head."""
-    prompts, entry = model.bank.prompts[0], model.bank.entries[0]
+    prompts, placed = model.bank.prompts[entry], model.bank.entries[entry]
     assert isinstance(prompts, DeepPrompts)
     return SavedPrompt(
         prompts=prompts.folded(),
-        layers=entry.layers,
-        positions=entry.positions,
+        layers=placed.layers,
+        positions=placed.positions,
         backbone=backbone.identity,
         method=config.method,
         task=task_to_dict(
@@ -329,19 +337,22 @@ def saved_prompt(
         head={"pooling": config.head.pooling} | ({"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}),
         head_tensors=dict(model.heads[head].state_dict()),
         metrics=dict(metrics),
-        counts=count_parameters(model, backbone, head),
+        counts=count_parameters(model, backbone, head, entry),
     )
 
 
-def count_parameters(model: PromptedModel, backbone: Backbone, head: int | None = None) -> dict[str, int]:
+def count_parameters(
+    model: PromptedModel, backbone: Backbone, head: int | None = None, entry: int = 0
+) -> dict[str, int]:
     """Parameters of prompts as saved, head, backbone, the backbone without its embeddings, and all that are trained.
 
     Args:
-        model: with one bank entry.
+        model: trained.
         backbone: of the model.
         head: whose parameters are meant; without it those of all heads.
+        entry: of the bank.
     """
-    prompts = model.bank.prompts[0]
+    prompts = model.bank.prompts[entry]
     assert isinstance(prompts, DeepPrompts)
     description = backbone.description
     in_head = sum(count_trained(model.heads if head is None else model.heads[head]).values())
@@ -350,7 +361,7 @@ def count_parameters(model: PromptedModel, backbone: Backbone, head: int | None 
         "head": in_head,
         "backbone": description.num_parameters,
         "transformer": description.num_transformer_parameters,
-        "trained": count_trained(model)["prompts"] + in_head,  # with an MLP more than what is saved
+        "trained": sum(count_trained(prompts).values()) + in_head,  # with an MLP more than what is saved
     }
 
 

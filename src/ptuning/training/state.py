@@ -1,7 +1,7 @@
 """`checkpoints/last`: everything needed to go on exactly where a run stood, in safetensors and JSON.
 
     checkpoints/last/
-      state.json             where the run stands: epoch, batch, step, best score, lines of metrics.jsonl
+      state.json             where the run stands: epoch, batch, step, best scores, lines of metrics.jsonl
       tensors.safetensors    trained parameters, optimizer moments, random state
 
 Ours, because accelerate's `save_state` pickles.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +32,29 @@ _ORIGIN = {
 
 
 @dataclass
+class Standing:
+    """How a candidate stands.
+
+    Attributes:
+        loss_sum: sum of the epoch's batch losses so far.
+        best_score: best validation score so far, None before the first evaluation.
+        best_epoch: the epoch it is from.
+        last_score: the latest.
+        evaluations_without_gain: for early stopping.
+        is_over: whether it is trained no further: it has stopped early, or was dropped.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    loss_sum: float = 0.0
+    best_score: float | None = None
+    best_epoch: int = 0
+    last_score: float = 0.0
+    evaluations_without_gain: int = 0
+    is_over: bool = False
+
+
+@dataclass
 class Progress:
     """Where a run stands.
 
@@ -39,10 +62,7 @@ class Progress:
         epoch: the epoch it is in, from 0.
         batch: batches of that epoch that are done.
         step: optimizer steps done.
-        loss_sum: sum of the epoch's batch losses so far.
-        best_score: best validation score so far, None before the first evaluation.
-        best_epoch: the epoch it is from.
-        evaluations_without_gain: for early stopping.
+        standings: of each candidate; mostly there is one.
         metric_lines: lines of metrics.jsonl that belong to this state.
         seconds: time trained, over all sittings.
         finished: whether nothing is left to train.
@@ -53,13 +73,15 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    loss_sum: float = 0.0
-    best_score: float | None = None
-    best_epoch: int = 0
-    evaluations_without_gain: int = 0
+    standings: list[Standing] = field(default_factory=lambda: [Standing()])
     metric_lines: int = 0
     seconds: float = 0.0
     finished: bool = False
+
+    @property
+    def alive(self) -> list[int]:
+        """The candidates that are still trained."""
+        return [number for number, standing in enumerate(self.standings) if not standing.is_over]
 
 
 _PROGRESS = TypeAdapter(Progress)

@@ -1,0 +1,297 @@
+"""Many candidates trained side by side on one backbone: the engine of a search.
+
+    DIRECTORY/
+      config.yaml, metrics.jsonl, checkpoints/last/    as in every run; a line of metrics names its candidate
+      candidates/3/prompt/                             the best epoch of candidate 3 so far
+      prompt/                                          the best candidate's, when all is done
+      population.json                                  what came of each candidate
+
+Every candidate has an entry of the bank and a head, its own rates and schedule, and its own order of the examples,
+which is the same for equal seeds; one forward serves all of them. A candidate ends with the weights that it gets
+alone, up to the order in which products are summed and to the random numbers of dropout. The backbone is there once,
+and the layers below all prompts run once for all candidates and epochs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from ptuning.backbones.loading import Backbone
+from ptuning.checkpoint import read_prompt, save_prompt
+from ptuning.config import RunConfig
+from ptuning.config.loading import load_settings, with_overrides
+from ptuning.config.settings import Int, Settings
+from ptuning.config.text import Dumper
+from ptuning.errors import ConfigError
+from ptuning.model import PromptedModel
+from ptuning.storage import replace_file
+from ptuning.training.assembly import fitting_max_length
+from ptuning.training.directory import CANDIDATES_NAME, METRICS_NAME, POPULATION_NAME, PROMPT_NAME, check_start
+from ptuning.training.execution import Course, execute
+from ptuning.training.loop import Candidate, Part
+from ptuning.training.reporting import Reporter, Silent
+from ptuning.training.run import (
+    PreparedTask,
+    batches_of,
+    digest_of,
+    load_backbone_of,
+    output_directory,
+    prepare_task,
+    resolve_config,
+    saved_prompt,
+    validate,
+    with_absolute_paths,
+)
+
+MAY_DIFFER = (
+    "head.dropout",
+    "head.init",
+    "prompts.dropout",
+    "prompts.init",
+    "prompts.init_std",
+    "prompts.init_text",
+    "prompts.layers",
+    "prompts.prompt_length",
+    "prompts.reparameterization",
+    "prompts.reparameterization_size",
+    "training.early_stopping",
+    "training.head_learning_rate",
+    "training.learning_rate",
+    "training.max_grad_norm",
+    "training.schedule",
+    "training.seed",
+    "training.warmup",
+    "training.weight_decay",
+)
+"""Settings in which candidates may differ; all else belongs to the population."""
+
+
+class PopulationConfig(Settings):
+    """Everything that a population needs; saved beside its results as config.yaml."""
+
+    run: RunConfig = Field(description="what all candidates have in common")
+    candidates: list[dict[str, Any]] = Field(min_length=1, description="of each, dotted settings of its own")
+    halving: Int | None = Field(
+        None, ge=2, description="drop all but one in this many after each of some epochs (successive halving)"
+    )
+    candidates_at_once: Int | None = Field(None, ge=1, description="candidates that share a forward; default: all")
+
+    def to_yaml(self) -> str:
+        """As YAML that reads back as equal settings."""
+        text: str = yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+        return text
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """What came of a candidate.
+
+    Attributes:
+        number: of the candidate, from 0.
+        settings: in which it differs.
+        score: the best value of the deciding metric, a fraction in [0, 1] for most.
+        metrics: validation metrics of that epoch.
+        best_epoch: from 1.
+        epochs: that it was trained; fewer than the others where it was dropped or stopped early.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    score: float
+    metrics: dict[str, float]
+    best_epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class PopulationResult:
+    """What a population came to.
+
+    Attributes:
+        directory: of the run.
+        metric: the validation metric that decides.
+        candidates: in the order given.
+        best: number of the best one; of equals the one that was trained longer, then the first.
+        seconds: trained, over all sittings.
+    """
+
+    directory: Path
+    metric: str
+    candidates: tuple[CandidateResult, ...]
+    best: int
+    seconds: float
+
+
+def train_population(
+    config: RunConfig,
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    halving: int | None = None,
+    candidates_at_once: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    backbone: Backbone | None = None,
+    prepared: PreparedTask | None = None,
+    report: Reporter | None = None,
+) -> PopulationResult:
+    """Trains candidates side by side.
+
+    Args:
+        config: what they have in common.
+        candidates: for each the dotted settings of its own, such as {"training.learning_rate": 0.02}; see `MAY_DIFFER`.
+        halving: 2 drops the worse half of the candidates after about 1/8, 1/4 and 1/2 of the epochs (of eight), and so
+            on for other numbers: successive halving. Without it all are trained to the end.
+        candidates_at_once: how many share a forward, to save memory; all by default. It changes no result.
+        resume: go on with the population that is in the output directory.
+        overwrite: delete a run that is there.
+        backbone: one that is loaded already, on the device to use.
+        prepared: the task's rows, where `prepare_task` has read them already.
+        report: who is told how it goes.
+
+    Returns:
+        Where it is and what came of each candidate.
+
+    Raises:
+        ConfigError: a setting that candidates cannot differ in, or as `train`.
+        DataError, BackboneError, CheckpointError, TrainingError: as `train`.
+    """
+    report = report or Silent()
+    config = with_absolute_paths(config)
+    directory = output_directory(config)
+    own = [_absolute(config, settings) for settings in candidates]
+    _check_differences(own)
+    check_start(directory, resume=resume, overwrite=overwrite)
+    backbone = backbone or load_backbone_of(config)
+    prepared = prepared or prepare_task(config, backbone)
+    for note in prepared.data.notes:
+        report.note(note)
+    configs = [with_overrides(config, settings) for settings in own]
+    _check_data(config, configs, prepared, backbone)
+    resolved = [
+        resolve_config(one, prepared, backbone, directory / CANDIDATES_NAME / str(number))
+        for number, one in enumerate(configs)
+    ]
+    metric, epochs = str(resolved[0].training.metric), resolved[0].training.epochs
+    assert epochs is not None
+    task = prepared
+
+    def evaluate(model: PromptedModel, candidate: int) -> dict[str, float]:
+        return validate(model, task, resolved[candidate], backbone, metric, report, head=candidate, entry=candidate)
+
+    def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
+        saved = saved_prompt(resolved[candidate], task, backbone, model, metrics, head=candidate, entry=candidate)
+        save_prompt(_prompt_of(directory, candidate), saved)
+
+    course = Course(
+        candidates=[Candidate(one, batches_of(one, prepared)) for one in resolved],
+        settings=PopulationConfig(
+            run=resolve_config(config, prepared, backbone, directory),
+            candidates=own,
+            halving=halving,
+            candidates_at_once=candidates_at_once,
+        ),
+        load_settings=lambda path: load_settings(PopulationConfig, path, {}),
+        parts=[Part(prepared.kind, prepared.train)],
+        metric=metric,
+        held_out=prepared.validation,
+        digest=digest_of([prepared]),
+        evaluate=evaluate,
+        save=save,
+        survivors=None if halving is None else survivors(len(own), epochs, halving),
+        candidates_at_once=candidates_at_once,
+    )
+    progress = execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
+    lines = [json.loads(line) for line in (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
+    results = []
+    for number, (settings, standing) in enumerate(zip(own, progress.standings, strict=True)):
+        assert standing.best_score is not None
+        results.append(
+            CandidateResult(
+                number=number,
+                settings=settings,
+                score=standing.best_score,
+                metrics=read_prompt(_prompt_of(directory, number)).metrics,
+                best_epoch=standing.best_epoch,
+                epochs=sum(line.get("candidate", 0) == number for line in lines),
+            )
+        )
+    best = max(results, key=lambda result: (result.score, result.epochs, -result.number)).number
+    save_prompt(directory / PROMPT_NAME, read_prompt(_prompt_of(directory, best)))
+    result = PopulationResult(directory, metric, tuple(results), best, progress.seconds)
+    shown = {"metric": metric, "best": best, "candidates": [asdict(one) for one in results]}
+    replace_file(directory / POPULATION_NAME, json.dumps(shown, indent=2) + "\n")
+    return result
+
+
+def survivors(num_candidates: int, epochs: int, halving: int) -> dict[int, int]:
+    """After which epoch (from 1) how many candidates go on, by successive halving.
+
+    Args:
+        num_candidates: at the start.
+        epochs: of a whole training.
+        halving: one in this many goes on each time.
+
+    Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016.
+    """
+    times = 0
+    while halving ** (times + 1) <= num_candidates:
+        times += 1
+    kept: dict[int, int] = {}
+    for time in range(times):
+        epoch = math.ceil(epochs / halving ** (times - time))
+        if epoch < epochs:
+            kept[epoch] = math.ceil(num_candidates / halving ** (time + 1))  # of equal epochs the last counts
+    return kept
+
+
+def _prompt_of(directory: Path, candidate: int) -> Path:
+    return directory / CANDIDATES_NAME / str(candidate) / PROMPT_NAME
+
+
+def _absolute(config: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A candidate's settings, with paths to start from that mean the same everywhere."""
+    found = with_absolute_paths(with_overrides(config, settings))
+    starts = {"prompts.init": found.prompts.init, "head.init": found.head.init}
+    return {name: starts.get(name, value) for name, value in settings.items()}
+
+
+def _check_differences(candidates: Sequence[Mapping[str, Any]]) -> None:
+    if not candidates:
+        raise ConfigError("there are no candidates, expected at least one. Give a list of settings, such as [{}].")
+    wrong = sorted({name for settings in candidates for name in settings} - set(MAY_DIFFER))
+    if wrong:
+        raise ConfigError(
+            f"candidates differ in {', '.join(wrong)}, but side by side they can differ in {', '.join(MAY_DIFFER)} "
+            "alone. Put it into the common settings, or train populations one after another."
+        )
+
+
+def _check_data(config: RunConfig, configs: Sequence[RunConfig], prepared: PreparedTask, backbone: Backbone) -> None:
+    """Makes sure that all candidates would see these rows, in these batches, when trained alone."""
+    usual = prepared.task.max_length or prepared.kind.max_length_default
+    for number, one in enumerate(configs):
+        length = fitting_max_length(one, backbone, usual)
+        if length != prepared.max_length:
+            raise ConfigError(
+                f"candidate {number} leaves room for {length} tokens, and the population has sequences of "
+                f"{prepared.max_length}, since positions are shifted by the prompt length. Set data.max_length to "
+                f"{min(length, prepared.max_length)}."
+            )
+    if {one.training.seed for one in configs} == {config.training.seed}:
+        return
+    limits = [name for name in ("max_train_rows", "max_validation_rows") if getattr(config.data, name) is not None]
+    drawn = [f"data.{name}" for name in limits] + (["held-out rows"] if prepared.data.held_out is not None else [])
+    if drawn or config.training.batch_tokens is not None:
+        what = f"the rows ({', '.join(drawn)})" if drawn else "how many batches of training.batch_tokens there are"
+        raise ConfigError(
+            f"candidates differ in training.seed, which also decides {what}, and that must be the same for all. "
+            "Give a directory with a validation file, without limits, and use training.batch_size."
+        )
