@@ -246,6 +246,7 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_epoch(
 ) -> None:
     score = Classification.score
     monkeypatch.setattr(Classification, "score", lambda *a: score(*a) | {"accuracy": next(scores)})
+    monkeypatch.setattr(Classification, "majority_score", lambda *a: 0.1)  # asked for where all rows get one answer
     scores = iter([0.5, 0.4, 0.5, 0.3])
     settings = {"training.schedule": "constant", "training.warmup": 0.0}
     result = train(tiny_run(tmp_path / "a", **settings, **{"training.epochs": 9, "training.early_stopping": 2}))
