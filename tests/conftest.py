@@ -171,6 +171,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _full_precision() -> Iterator[None]:
+    """Backbones are stored in float32 where nothing else is said, whatever the machine computes natively."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        yield
+
+
 _COLOURS = ("red", "blue", "green", "grey")
 _WORDS = ("lamp", "box", "kettle", "parcel", "desk", "shoe", "cable", "door", "late", "broken", "lost", "nice")
 _TOWNS = ("leeds", "cork", "riga")

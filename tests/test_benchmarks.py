@@ -1,30 +1,34 @@
-"""The benchmarks run, and end with one JSON object; their numbers are not looked at here."""
+"""The benchmarks run, and end with one JSON object; of their numbers only the arithmetic is looked at here."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from ptuning import load_backbone
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _last_line(script: str, *arguments: str, cwd: Path) -> dict[str, object]:
+def _last_line(script: str, *arguments: str, cwd: Path, **environment: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
     )
     assert done.returncode == 0, done.stderr
-    line: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return line
 
 
@@ -78,3 +82,102 @@ def test_start_up_says_how_long_each_start_takes(backbone: Path, tmp_path: Path)
         phases = [own[phase] for phase in ("imports", "backbone", "data", "step")]
         assert min(phases) > 0 and abs(sum(phases) - own["seconds"]) < 0.01
     assert isinstance(line["floor"], dict) and line["floor"]["seconds"] > 0
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> Path:
+    """A directory with a made-up `sst2`, in that set's columns."""
+    directory = tmp_path / "sets" / "sst2"
+    directory.mkdir(parents=True)
+    for split, count in (("train", 40), ("validation", 8)):
+        rows = [{"sentence": " ".join(["good"] * (1 + index % 7)), "label": index % 2} for index in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (directory / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return directory.parent
+
+
+@pytest.mark.slow
+def test_speed_gives_every_ratio_and_says_what_it_did_not_measure(
+    backbone: Path, sentences: Path, tmp_path: Path
+) -> None:
+    sizes = ["--quick", "--batch-size", "4", "--rows", "40", "--prompt-length", "3", "--threads", "1"]
+    line = _last_line("speed.py", "--backbone", str(backbone), *sizes, cwd=tmp_path, PTUNING_DATA=str(sentences))
+    wanted = {
+        "epoch_ratio_peft_usual",
+        "epoch_ratio_peft_equal",
+        "trunk_reuse_ratio",
+        "share_of_floor",
+        "share_of_floor_fp32",
+        "population_ratio",
+        "population_halving_ratio",
+    }
+    assert {name for name in wanted if isinstance(line[name], float) and line[name] > 0} == wanted
+    (skipped,) = line["not_measured"]
+    assert skipped.startswith("Adapters")
+    sides = line["sets"]["sst2"]["epochs"]
+    assert set(sides) == {"ptuning bf16", "ptuning fp32", "peft", "full"}
+    assert all(side["is_extrapolated"] and side["peak_mb"] > 0 for side in sides.values())
+    assert sides["ptuning bf16"]["padding_share"] < sides["peft"]["padding_share"]
+
+
+def test_speed_without_data_measures_no_epoch(backbone: Path, tmp_path: Path) -> None:
+    line = _last_line("speed.py", "--backbone", str(backbone), "--quick", cwd=tmp_path, PTUNING_DATA=str(tmp_path))
+    assert line["epoch_ratio_peft_usual"] is None and line["sets"] == {}
+    assert any(skipped.startswith("sst2") for skipped in line["not_measured"])
+
+
+@pytest.mark.slow
+def test_speed_on_a_gpu_runs_on_a_tiny_backbone(tmp_path: Path) -> None:
+    line = _last_line("speed_gpu.py", "--tiny", "--device", "cpu", "--batch-size", "2", "--threads", "1", cwd=tmp_path)
+    for measured in line["prompt_lengths"].values():
+        assert set(measured["epochs"]) == {"ptuning padded", "peft fp32", "peft bf16", "full fp32", "full bf16"}
+        assert all(side["tokens_per_second"] > 0 for side in measured["epochs"].values())
+
+
+def _part(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(f"speed_parts.{name}")
+
+
+def test_turns_of_a_rare_side_are_spread_over_those_of_a_frequent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = _part("workers", monkeypatch).spread({"often": 6, "rarely": 2})
+    assert [order.index("rarely"), order[::-1].index("rarely")] == [2, 1]
+    assert order.count("often") == 6 and order.count("rarely") == 2
+
+
+def test_an_epoch_is_extrapolated_by_positions_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds_of_blocks = _part("epochs", monkeypatch).epoch_seconds_of_blocks
+    # Two blocks: 10 positions in 1 s, then 30 in 6 s; the epoch has 100.
+    assert seconds_of_blocks([0.5, 0.5, 4.0, 2.0], [5, 5, 20, 10], 100, 2) == pytest.approx([10.0, 20.0])
+    assert seconds_of_blocks([1.0], [10], 100, 5) == pytest.approx([10.0])
+
+
+def test_floor_counts_the_products_that_a_step_cannot_do_without(
+    backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor = _part("floor", monkeypatch)
+    loaded = load_backbone(backbone)
+    matrices = floor.matrices_of(loaded)
+    weights = [p for name, p in loaded.model.named_parameters() if ".layer." in name and p.ndim == 2]
+    size = sum(p.numel() for p in weights)
+    hidden, layers = loaded.description.hidden_size, loaded.description.num_layers
+    assert sum(layer.input_side + layer.rest for layer in matrices.layers) == size
+    assert [layer.input_side for layer in matrices.layers] == [3 * hidden**2] * layers
+    count = floor.operations_per_position
+    assert count(matrices, trains_weights=True) == 6 * size
+    assert count(matrices) == 4 * size - 2 * 3 * hidden**2  # nothing below needs a gradient through query, key, value
+    assert count(matrices, lowest_prompted=layers) == 2 * size
+    assert count(matrices, lowest_prompted=1) == 4 * size - 2 * (size // layers) - 2 * 3 * hidden**2
+
+
+def test_sample_of_batches_has_all_sizes_and_begins_with_the_largest(
+    backbone: Path, sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, loaded = _part("rows", monkeypatch), load_backbone(backbone)
+    made = rows.load_set("sst2", sentences, loaded, device="cpu", batch_size=4, rows=None, directory=tmp_path)
+    batches = made.our_batches()
+    first, *drawn = made.sample(batches, 3)
+    sizes = sorted(map(made.positions, batches))
+    assert made.positions(first) == sizes[-1]
+    assert sorted(map(made.positions, drawn)) == [sizes[1], sizes[5], sizes[8]]  # of 10, the middles of three parts
+    assert sum(made.tokens(batch) for batch in made.random_batches()) == made.num_tokens

@@ -35,10 +35,17 @@ def find_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Returns the dtype that a frozen backbone is stored in.
 
     Args:
-        precision: `fp32`, `bf16`, or `auto`: bf16 on GPUs that compute it natively, else fp32.
+        precision: `fp32`, `bf16`, or `auto`: bf16 on GPUs and CPUs that compute it natively, else fp32.
         device: where it runs.
     """
     if precision == "auto":
-        is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if is_native else torch.float32
+        return torch.bfloat16 if _computes_bf16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, on a CPU those of AVX-512 or AMX: elsewhere it is emulated."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(has_instructions)

@@ -21,8 +21,8 @@ from ptuning.sharing import is_in_hub_cache
 from ptuning.tasks import PRESETS, Task, TaskKind, get_task
 from ptuning.tasks.loading import load_task_data, task_source
 from ptuning.tasks.question_answering import QuestionAnswering, best_threshold, with_threshold
-
-CONFIG_NAME = "config.yaml"
+from ptuning.training.directory import CONFIG_NAME, PROMPT_NAME
+from ptuning.training.population import common_config
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,16 @@ def evaluate(
         DataError: the rows are missing, have no labels, or are not those of training any more.
         ConfigError: no data are known, there is no threshold to fit, or no such device.
     """
-    predictor = load(directory, backbone, device=device)
+    given = Path(directory).resolve()
+    run = run_config_of(given / PROMPT_NAME if (given / PROMPT_NAME).is_dir() else given)
+    # A run that was trained in full precision is scored in it; else the device decides.
+    dtype = torch.float32 if run is not None and run.training.precision == "fp32" else None
+    predictor = load(directory, backbone, device=device, dtype=dtype)
     try:
         task = predictor.tasks[0]
         check_split(split, task)
         if fit_threshold:
             _check_can_be_fitted(task)
-        run = run_config_of(task.directory)
         is_own = run is not None and data is None
         loaded = (
             _load_as_training_did(run, task, split)
@@ -185,9 +188,14 @@ def _notes(loaded: TaskData, task: LoadedTask, split: Split, run: RunConfig | No
 
 
 def run_config_of(prompt: Path) -> RunConfig | None:
-    """The settings of the run that a prompt directory is in, or None for a prompt on its own."""
+    """The settings of the run that a prompt directory is in, or None for a prompt on its own.
+
+    Of a population's best prompt those that all candidates have in common.
+    """
     path = prompt.parent / CONFIG_NAME
-    return load_config(path) if prompt.name == "prompt" and path.is_file() else None
+    if prompt.name != PROMPT_NAME or not path.is_file():
+        return None
+    return common_config(path) or load_config(path)
 
 
 def _check_can_be_fitted(task: LoadedTask) -> None:

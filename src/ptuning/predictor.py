@@ -179,7 +179,7 @@ def load(
         backbone: a loaded one without prompts, which stays where it is; or a name or directory; by default the one they
             were trained on.
         device: where a backbone that has to be loaded goes, such as `cpu` or `cuda:1`; by default the best there is.
-        dtype: storage of its weights; by default bfloat16 on GPUs that compute it natively, else float32.
+        dtype: storage of its weights; by default bfloat16 on GPUs and CPUs that compute it natively, else float32.
 
     Raises:
         CheckpointError: a prompt is missing, damaged, or has no task.

@@ -76,6 +76,7 @@ def killed(tiny_backbone: Path, tiny_data: Callable[..., Path], tmp_path_factory
             "data.path": str(tiny_data("classification")),
             "prompts.prompt_length": 4,
             "training.device": "cpu",
+            "training.precision": "fp32",
             "output": str(directory),
             **SETTINGS[name],
         }

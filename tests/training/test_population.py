@@ -16,6 +16,7 @@ import ptuning
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.config.loading import with_overrides
 from ptuning.errors import ConfigError
+from ptuning.evaluation import evaluate
 from ptuning.inference import run_examples
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training import execution
@@ -161,6 +162,9 @@ def test_the_best_candidates_prompt_is_the_product(halved: PopulationResult) -> 
     assert written["best"] == halved.best and written["metric"] == "accuracy"
     assert [one["score"] for one in written["candidates"]] == [one.score for one in halved.candidates]
     assert ptuning.load(halved.directory).predict([{"text": "the red lamp"}])
+    score = halved.candidates[halved.best].score
+    for directory in (halved.directory, best.parent):
+        assert evaluate(directory).metrics["accuracy"] == pytest.approx(score)
 
 
 def test_a_survivor_ends_as_without_the_others(

@@ -2,7 +2,7 @@
 
     DIRECTORY/
       config.yaml, metrics.jsonl, checkpoints/last/    as in every run; a line of metrics names its candidate
-      candidates/3/prompt/                             the best epoch of candidate 3 so far
+      candidates/3/prompt/                             the best epoch of candidate 3 so far, and its own config.yaml
       prompt/                                          the best candidate's, when all is done
       population.json                                  what came of each candidate
 
@@ -29,12 +29,19 @@ from ptuning.checkpoint import read_prompt, save_prompt
 from ptuning.config import RunConfig
 from ptuning.config.loading import load_settings, with_overrides
 from ptuning.config.settings import Int, Settings
-from ptuning.config.text import Dumper
+from ptuning.config.text import Dumper, read_yaml
 from ptuning.errors import ConfigError
 from ptuning.model import PromptedModel
 from ptuning.storage import replace_file
 from ptuning.training.assembly import fitting_max_length
-from ptuning.training.directory import CANDIDATES_NAME, METRICS_NAME, POPULATION_NAME, PROMPT_NAME, check_start
+from ptuning.training.directory import (
+    CANDIDATES_NAME,
+    CONFIG_NAME,
+    METRICS_NAME,
+    POPULATION_NAME,
+    PROMPT_NAME,
+    check_start,
+)
 from ptuning.training.execution import Course, execute
 from ptuning.training.loop import Candidate, Part
 from ptuning.training.reporting import Reporter, Silent
@@ -189,6 +196,7 @@ def train_population(
     def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
         saved = saved_prompt(resolved[candidate], task, backbone, model, metrics, head=candidate, entry=candidate)
         save_prompt(_prompt_of(directory, candidate), saved)
+        replace_file(_prompt_of(directory, candidate).parent / CONFIG_NAME, resolved[candidate].to_yaml())
 
     course = Course(
         candidates=[Candidate(one, batches_of(one, prepared)) for one in resolved],
@@ -229,6 +237,16 @@ def train_population(
     shown = {"metric": metric, "best": best, "candidates": [asdict(one) for one in results]}
     replace_file(directory / POPULATION_NAME, json.dumps(shown, indent=2) + "\n")
     return result
+
+
+def common_config(path: Path) -> RunConfig | None:
+    """The settings that all candidates have in common, from a population's `config.yaml`; None for that of a run.
+
+    Raises:
+        ConfigError: the file cannot be read, or settings are unknown or out of range.
+    """
+    is_population = "candidates" in read_yaml(path)
+    return load_settings(PopulationConfig, path, {}).run if is_population else None
 
 
 def survivors(num_candidates: int, epochs: int, halving: int) -> dict[int, int]:
