@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.attachment import Attached, attach_bank_or_prompts
+from ptuning.backbones.dropout import CheapDropout
 from ptuning.backbones.first_token import FirstTokenOnly
 from ptuning.backbones.late_start import LateStart
 from ptuning.backbones.loading import Backbone
@@ -96,6 +97,7 @@ class PromptedModel(nn.Module):
             and all(reads_first_token(head) for head in self.heads)
         ):
             self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
+        self._cheap_dropout = CheapDropout(backbone.model)
         self._backbone_dropout = backbone_dropout
         if isinstance(backbone_dropout, float | int):
             _set_hidden_dropout(backbone.model, self.attached.attention_modules, float(backbone_dropout))
@@ -243,6 +245,7 @@ class PromptedModel(nn.Module):
         """
         if self._first_token is not None:
             self._first_token.remove()
+        self._cheap_dropout.remove()
         self.attached.detach()
         self._before.restore(self.backbone)
 

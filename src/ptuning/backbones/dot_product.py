@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ptuning.backbones.dropout import dropout as drop
+
 _LONGEST_IN_FLOAT32 = 96  # queries
 
 
@@ -45,5 +47,6 @@ def attention_in_steps(
     """
     scores = torch.matmul(query * scale, key.transpose(-1, -2))  # (B, H, Q, K)
     weights = functional.softmax(scores if bias is None else scores + bias, dim=-1)
-    weights = functional.dropout(weights, dropout, training=dropout > 0.0)
+    if dropout > 0.0:
+        weights = drop(weights, dropout)
     return torch.matmul(weights, value), weights
