@@ -7,7 +7,13 @@ import torch
 
 from ptuning.config import RunConfig, load_config
 from ptuning.errors import TrainingError
-from ptuning.training.guard import check_finite, collapse_advice, is_out_of_memory, out_of_memory_error
+from ptuning.training.guard import (
+    check_finite,
+    collapse_advice,
+    example_out_of_memory_error,
+    is_out_of_memory,
+    out_of_memory_error,
+)
 
 
 @pytest.fixture
@@ -60,17 +66,37 @@ def test_collapse_with_the_mlp_names_no_start_that_it_does_not_have() -> None:
 def test_memory_errors_of_every_device_are_known() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 20.48 GiB)"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def test_out_of_memory_says_which_settings_need_less(config: RunConfig) -> None:
-    error = out_of_memory_error(config, torch.OutOfMemoryError("tried to allocate 2 GiB"))
-    assert str(error) == (
-        "a batch did not fit into memory (batch_size 16, accumulation 1): tried to allocate 2 GiB. Halve "
-        "training.batch_size and double training.accumulation (as many examples a step), set "
-        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; start again "
-        "with --overwrite."
+def test_an_error_that_speaks_of_memory_is_not_one_of_the_device(config: RunConfig) -> None:
+    error = out_of_memory_error(config, torch.OutOfMemoryError("CUDA out of memory"))
+    assert "out of memory" in str(error) and not is_out_of_memory(error)
+
+
+def test_out_of_memory_outside_of_steps_says_which_settings_need_less(config: RunConfig) -> None:
+    assert str(out_of_memory_error(config, torch.OutOfMemoryError("tried to allocate 2 GiB"))) == (
+        "memory ran out outside of a training step (micro_batch_tokens None, precision bf16): tried to allocate 2 GiB. "
+        "Set training.micro_batch_tokens to 1024; start again with --overwrite."
     )
-    by_tokens = load_config(None, {"task": "classification", "training.batch_tokens": 512})
-    assert "Halve training.batch_tokens and" in str(out_of_memory_error(by_tokens, MemoryError()))
+    settings = {"training.micro_batch_tokens": 512, "training.precision": "fp32"}
+    cut = load_config(None, {"task": "classification", **settings})
+    assert str(out_of_memory_error(cut, MemoryError("full"))) == (
+        "memory ran out outside of a training step (micro_batch_tokens 512, precision fp32): full. Set "
+        "training.micro_batch_tokens to 256, or set training.precision to bf16; start again with --overwrite."
+    )
+
+
+def test_an_example_that_does_not_fit_alone_says_which_settings_need_less(config: RunConfig) -> None:
+    assert str(example_out_of_memory_error(config, 384, torch.OutOfMemoryError("tried to allocate 2 GiB"))) == (
+        "a batch did not fit into memory, not even one example of it alone (384 positions): tried to allocate 2 GiB. "
+        "Lower data.max_length, or set training.gradient_checkpointing=true; start again with --overwrite."
+    )
+    settings = {"training.gradient_checkpointing": True, "training.precision": "fp32"}
+    recomputing = load_config(None, {"task": "classification", **settings})
+    assert str(example_out_of_memory_error(recomputing, 384, MemoryError("full"))).endswith(
+        "Lower data.max_length, or set training.precision to bf16; start again with --overwrite."
+    )

@@ -40,7 +40,8 @@ BY_TOKENS = {
     "training.schedule": "exponential_per_epoch",
     "training.weight_decay": 0.01,
 }
-SETTINGS = {"size": BY_SIZE, "tokens": BY_TOKENS}
+IN_PIECES = {**BY_SIZE, "training.batch_size": 12, "training.micro_batch_tokens": 40, "training.checkpoint_steps": 1}
+SETTINGS = {"size": BY_SIZE, "tokens": BY_TOKENS, "pieces": IN_PIECES}
 # (settings, the moments at which it dies, one after another)
 CASES = {
     "before the first checkpoint": ("size", ["step 1"]),
@@ -54,6 +55,7 @@ CASES = {
     "after the last evaluation": ("size", ["evaluated 3"]),
     "with batches by tokens": ("tokens", ["step 5"]),
     "with batches by tokens, after an evaluation": ("tokens", ["evaluated 2"]),
+    "with batches in pieces": ("pieces", ["step 2"]),
 }
 
 

@@ -110,6 +110,22 @@ def test_accumulated_batches_too(tiny_run: TinyRun, backbone: Backbone, tmp_path
         torch.testing.assert_close(together[name], weights, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", ["all", "last:1"])
+def test_gradient_checkpointing_gives_the_same_weights(
+    layers: str, tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
+) -> None:
+    rates = [{"training.learning_rate": rate} for rate in (0.001, 0.01)]
+    for is_on in (False, True):
+        settings = {**QUIET, "prompts.layers": layers, "training.gradient_checkpointing": is_on}
+        train_population(tiny_run(tmp_path / str(is_on), **settings), rates, backbone=backbone)
+    for number in range(2):
+        expected, found = (
+            _saved(tmp_path / name / "candidates" / str(number) / "prompt") for name in ("False", "True")
+        )
+        for name, weights in expected.items():
+            torch.testing.assert_close(found[name], weights, rtol=0, atol=1e-6)
+
+
 def test_the_layers_below_all_prompts_run_once_for_all(
     tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

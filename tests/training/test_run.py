@@ -201,10 +201,37 @@ def test_a_run_without_validation_file_says_what_it_held_out(tiny_run: TinyRun, 
 # Settings that change how it trains.
 
 
-def test_gradient_checkpointing_gives_the_same_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
-    for name, is_on in (("a", False), ("b", True)):
-        train(tiny_run(tmp_path / name, **EVERY_DROPOUT, **{"training.gradient_checkpointing": is_on}))
-    assert largest_difference(prompt_of(tmp_path / "a"), prompt_of(tmp_path / "b")) < 1e-6
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"head.pooling": "mean"},
+        {"head.pooling": "cls"},  # the last layer for the first token alone
+        {"prompts.layers": "last:1", "training.trunk_reuse": "on", "training.backbone_dropout": "off"},
+        {"training.micro_batch_tokens": 40, "training.backbone_dropout": "off"},
+    ],
+    ids=["all tokens", "first token", "late start", "pieces"],
+)
+def test_gradient_checkpointing_gives_the_same_weights(
+    settings: dict[str, Any], tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []  # whether the last layer's attention ran in training
+    assemble = execution.assemble_model
+
+    def watched(*args: Any, **more: Any) -> PromptedModel:
+        model = assemble(*args, **more)
+        last = model.attached.attention_modules[-1]
+        last.register_forward_pre_hook(lambda *_: ran.append(1) if model.training else None)
+        return model
+
+    monkeypatch.setattr(execution, "assemble_model", watched)
+    counts = {}
+    for is_on in (False, True):
+        ran.clear()
+        own = {**EVERY_DROPOUT, **settings, "training.gradient_checkpointing": is_on}
+        train(tiny_run(tmp_path / str(is_on), **own))
+        counts[is_on] = len(ran)
+    assert counts[True] == 2 * counts[False] > 0  # once more in the backward
+    assert largest_difference(prompt_of(tmp_path / "False"), prompt_of(tmp_path / "True")) < 1e-6
 
 
 def test_accumulating_two_batches_of_four_is_one_batch_of_eight(
@@ -353,8 +380,8 @@ def test_out_of_memory_says_what_to_change_and_frees_the_backbone(
         with pytest.raises(TrainingError) as caught:
             train(tiny_run(tmp_path / "run"), backbone=backbone)
     assert str(caught.value).startswith(
-        "a batch did not fit into memory (batch_size 8, accumulation 1): CUDA out of memory. Tried to allocate 20.00 "
-        "MiB. Halve training.batch_size and double training.accumulation"
+        "a batch did not fit into memory, not even one example of it alone (8 positions): CUDA out of memory. Tried "
+        "to allocate 20.00 MiB. Lower data.max_length, or set training.gradient_checkpointing=true"
     )
     train(tiny_run(tmp_path / "run", **{"training.batch_size": 4}), overwrite=True, backbone=backbone)
 

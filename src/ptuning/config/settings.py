@@ -120,6 +120,12 @@ class TrainingConfig(Settings):
     batch_size: Int = Field(16, ge=1, description="examples a batch")
     batch_tokens: Int | None = Field(None, ge=1, description="tokens a batch, padding included, instead of batch_size")
     accumulation: Int = Field(1, ge=1, description="batches an optimizer step")
+    micro_batch_tokens: Int | None = Field(
+        None,
+        ge=1,
+        description="positions that go through the model at once, padding and all choices counted; larger batches are "
+        "cut and have the gradients of whole ones. Default: whole batches, cut where memory runs out",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively"
     )

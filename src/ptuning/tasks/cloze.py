@@ -92,6 +92,9 @@ class Cloze(TaskKind):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(in_full_precision(logits), labels_of(batch))
 
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        return len(examples)
+
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         outputs: list[list[float]] = [[] for _ in rows]
         for pair, example in zip(logits, examples, strict=True):

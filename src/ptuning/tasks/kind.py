@@ -91,6 +91,13 @@ class TaskKind(ABC):
         """
 
     @abstractmethod
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        """Return how many terms `loss` is the mean of for a batch of these examples, which have labels.
+
+        A batch that is cut gives the loss of the whole one when those of its pieces are weighted by their terms.
+        """
+
+    @abstractmethod
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         """Return one prediction a row, in row order.
 

@@ -98,6 +98,9 @@ class MultipleChoice(TaskKind):
         padded = pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))  # (batch_size, num_choices)
         return F.cross_entropy(padded, labels_of(batch))
 
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        return len(examples)
+
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         predictions: list[Prediction] = [{} for _ in rows]
         for outputs, example in zip(logits, examples, strict=True):

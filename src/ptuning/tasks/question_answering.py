@@ -158,6 +158,9 @@ class QuestionAnswering(TaskKind):
         start = F.cross_entropy(outputs[..., 0], labels[:, 0])
         return (start + F.cross_entropy(outputs[..., 1], labels[:, 1])) / 2
 
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        return len(examples)
+
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         candidates: list[Candidates] = [{} for _ in rows]
         null_scores = [float("inf")] * len(rows)

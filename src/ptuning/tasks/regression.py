@@ -83,6 +83,9 @@ class Regression(TaskKind):
         targets = (labels_of(batch) - self.mean) / self.standard_deviation
         return F.mse_loss(in_full_precision(logits).squeeze(-1), targets)  # both (batch_size,)
 
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        return len(examples)
+
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         predictions: list[Prediction] = [{} for _ in rows]
         for outputs, example in zip(logits, examples, strict=True):

@@ -29,6 +29,7 @@ from ptuning.tasks.kind import Prediction, TaskKind, has_labels, label_names_of,
 from ptuning.tasks.tagging import (
     Pieces,
     check_tag_names,
+    num_asked,
     predicted_tags,
     room_for_words,
     tag_indices,
@@ -162,6 +163,9 @@ class SemanticRoleLabeling(TaskKind):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return tagging_loss(logits, batch)
+
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        return num_asked(examples)
 
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         tags = predicted_tags(logits, examples, [len(row["tokens"]) for row in rows], self.label_names)

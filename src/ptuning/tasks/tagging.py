@@ -200,6 +200,12 @@ def tagging_loss(logits: Tensor, batch: Batch) -> Tensor:
     return total / (labels != IGNORED_LABEL).sum().clamp(min=1)  # 0, not NaN, where no word is asked
 
 
+def num_asked(examples: Sequence[Example]) -> int:
+    """Return how many words of labelled examples are asked for their tag: what `tagging_loss` is the mean over."""
+    labels = [example.label for example in examples if isinstance(example.label, list)]
+    return sum(index != IGNORED_LABEL for label in labels for index in label)
+
+
 def predicted_tags(
     logits: Sequence[Tensor], examples: Sequence[Example], num_words: Sequence[int], names: Sequence[str]
 ) -> list[list[str]]:

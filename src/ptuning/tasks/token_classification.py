@@ -19,6 +19,7 @@ from ptuning.tasks.kind import Prediction, TaskKind, has_labels, label_names_of,
 from ptuning.tasks.tagging import (
     Pieces,
     check_tag_names,
+    num_asked,
     predicted_tags,
     room_for_words,
     tag_indices,
@@ -96,6 +97,9 @@ class TokenClassification(TaskKind):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return tagging_loss(logits, batch)
+
+    def num_terms(self, examples: Sequence[Example]) -> int:
+        return num_asked(examples)
 
     def predict(self, logits: Sequence[Tensor], examples: Sequence[Example], rows: Sequence[Row]) -> list[Prediction]:
         split = [_words(row, index) for index, row in enumerate(rows)]

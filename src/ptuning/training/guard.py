@@ -7,7 +7,7 @@ import math
 import torch
 
 from ptuning.config import RunConfig
-from ptuning.errors import TrainingError
+from ptuning.errors import PtuningError, TrainingError
 
 
 def check_finite(what: str, value: float, config: RunConfig, step: int) -> None:
@@ -50,16 +50,37 @@ def collapse_advice(config: RunConfig, metric: str, score: float, majority: floa
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on any device."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, PtuningError):
+        return False  # it says so itself
+    # MPS raises a plain RuntimeError, and so does CUDA outside torch's allocator.
+    said = any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def out_of_memory_error(config: RunConfig, error: BaseException) -> TrainingError:
-    """The error for a batch that did not fit."""
+    """The error for memory that ran out in validation or before the first step; in a step, batches are cut."""
     training = config.training
-    batch = f"batch_tokens {training.batch_tokens}" if training.batch_tokens else f"batch_size {training.batch_size}"
+    limit = training.micro_batch_tokens
+    ways = [f"set training.micro_batch_tokens to {1024 if limit is None else max(limit // 2, 1)}"]
     return TrainingError(
-        f"a batch did not fit into memory ({batch}, accumulation {training.accumulation}): {error}. Halve "
-        f"training.{batch.split()[0]} and double training.accumulation (as many examples a step), set "
-        "training.gradient_checkpointing=true, lower data.max_length, or set training.precision to bf16; start again "
-        "with --overwrite."
+        f"memory ran out outside of a training step (micro_batch_tokens {limit}, precision {training.precision}): "
+        f"{error}. {_advice(config, ways)}"
     )
+
+
+def example_out_of_memory_error(config: RunConfig, positions: int, error: BaseException) -> TrainingError:
+    """The error for a single example that did not fit into memory in a step; no smaller batch would help."""
+    ways = ["lower data.max_length"]
+    if not config.training.gradient_checkpointing:
+        ways.append("set training.gradient_checkpointing=true")
+    return TrainingError(
+        f"a batch did not fit into memory, not even one example of it alone ({positions} positions): {error}. "
+        f"{_advice(config, ways)}"
+    )
+
+
+def _advice(config: RunConfig, ways: list[str]) -> str:
+    if config.training.precision != "bf16":
+        ways = [*ways, "set training.precision to bf16"]
+    joined = ", or ".join(ways)
+    return f"{joined[0].upper()}{joined[1:]}; start again with --overwrite."

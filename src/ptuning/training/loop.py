@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
@@ -21,11 +21,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ptuning.config import RunConfig
-from ptuning.data.batching import Batch, Example, LengthBatches, MixedBatches, collate, join_batches
+from ptuning.data.batching import Example, LengthBatches, MixedBatches
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel, candidate_parameters, is_head_parameter
 from ptuning.tasks import TaskKind
 from ptuning.training.guard import check_finite
+from ptuning.training.micro_batches import Chosen, MicroBatches
 from ptuning.training.reporting import Reporter
 from ptuning.training.schedule import schedule_factor
 from ptuning.training.state import Progress
@@ -167,14 +168,17 @@ def fit(
         candidates_at_once: how many share a forward; all by default.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite.
+        TrainingError: a loss or a gradient is not finite, or a single example does not fit into memory.
     """
     training = candidates[0].config.training  # what all of them have in common
     factors, epoch_ends = _schedules(candidates)
     total_steps = min(training.max_steps or epoch_ends[-1], epoch_ends[-1])
     base_rates = [group["lr"] for group in optimizer.param_groups]
     owned = [list(candidate_parameters(model, number, len(candidates)).values()) for number, _ in enumerate(candidates)]
-    padding, device = padding_ids(tokenizer), owned[0][0].device
+    kinds, padding = [part.kind for part in parts], padding_ids(tokenizer)
+    micro_batches = MicroBatches(
+        model, kinds, padding=padding, accelerator=accelerator, config=candidates[0].config, report=report
+    )
     started = time.monotonic() - progress.seconds
     report.start(total_steps, progress.step)
     model.train()
@@ -186,13 +190,9 @@ def fit(
         norms: list[tuple[int, Tensor]] = []
         while progress.batch < num_batches and progress.step < total_steps:
             size = min(training.accumulation, num_batches - progress.batch)
-            for place in range(progress.batch, progress.batch + size):
-                for start in range(0, len(alive), candidates_at_once or len(alive)):
-                    together = alive[start : start + (candidates_at_once or len(alive))]
-                    batches = _batches(parts, {number: orders[number][place] for number in together}, padding, device)
-                    found = _losses(model, parts, batches)
-                    accelerator.backward(torch.stack(list(found.values())).sum() / size)
-                    losses += [(number, loss.detach()) for number, loss in found.items()]
+            places = range(progress.batch, progress.batch + size)
+            batches = _batches(parts, orders, places, candidates_at_once or len(alive))
+            losses += micro_batches.backward(batches, size)
             for number in alive:
                 limit = candidates[number].config.training.max_grad_norm
                 norms.append((number, accelerator.clip_grad_norm_(owned[number], limit)))
@@ -239,37 +239,25 @@ def _schedules(candidates: Sequence[Candidate]) -> tuple[list[Callable[[int], fl
 
 def _batches(
     parts: Sequence[Part],
-    chosen: Mapping[int, tuple[int, list[int]]],
-    padding: tuple[int, int],
-    device: torch.device,
-) -> dict[int, tuple[int, Batch]]:
-    """For each candidate the part that its batch is of, and the batch, all as long as the longest."""
-    examples = {number: [parts[part].examples[i] for i in indices] for number, (part, indices) in chosen.items()}
-    seq_len = max(example.length for own in examples.values() for example in own)
-    return {
-        number: (part, collate(examples[number], *padding, seq_len=seq_len).to(device))
-        for number, (part, _) in chosen.items()
-    }
+    orders: Mapping[int, Sequence[tuple[int, list[int]]]],
+    places: Iterable[int],
+    candidates_at_once: int,
+) -> list[Chosen]:
+    """The batches of a step, each with the candidates that share a forward.
 
-
-def _losses(model: PromptedModel, parts: Sequence[Part], batches: Mapping[int, tuple[int, Batch]]) -> dict[int, Tensor]:
-    """Runs the batches of candidates in one forward: the loss of each."""
-    joined = join_batches([batch for _, batch in batches.values()])
-    heads = {number: number * len(parts) + part for number, (part, _) in batches.items()}
-    entries, rows = [], []
-    for number, (_, batch) in batches.items():
-        entries += [number] * len(batch.input_ids)
-        rows += [heads[number]] * len(batch.input_ids)
-    outputs = model(
-        joined.input_ids,
-        joined.attention_mask,
-        joined.token_type_ids,
-        entries=entries if len(model.bank) > 1 else None,
-        heads=rows,
-        lower_states=None if model.lower_states is None else model.lower_states.of(joined),
-    )
-    logits = {output.head: output.logits for output in outputs}
-    return {number: parts[part].kind.loss(logits[heads[number]], batch) for number, (part, batch) in batches.items()}
+    Args:
+        parts: the data sets.
+        orders: for each candidate the batches of the epoch.
+        places: of the step in them.
+        candidates_at_once: how many share a forward.
+    """
+    alive = list(orders)
+    together = [alive[start : start + candidates_at_once] for start in range(0, len(alive), candidates_at_once)]
+    chosen = [{number: orders[number][place] for number in some} for place in places for some in together]
+    return [
+        {number: (part, [parts[part].examples[i] for i in indices]) for number, (part, indices) in one.items()}
+        for one in chosen
+    ]
 
 
 def _evaluate(

@@ -299,7 +299,7 @@ def validate(
         backbone.tokenizer,
         entries=None if entry is None else [entry] * len(examples),
         heads=[head] * len(examples) if head else None,
-        batch_tokens=max(config.training.batch_tokens or 0, TOKENS_AT_ONCE),
+        batch_tokens=config.training.micro_batch_tokens or max(config.training.batch_tokens or 0, TOKENS_AT_ONCE),
     )
     predictions = kind.predict(logits, examples, rows)
     metrics = kind.score(predictions, rows)
