@@ -1,11 +1,11 @@
-# Everything a developer or a fresh machine needs: `make demo`, `make test`, `make check`, `make docs`.
+# Everything a developer or a fresh machine needs: `make demo`, `make test`, `make check`, `make docs`, `make bench`.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs format clean
+.PHONY: demo test check docs bench format clean
 
 demo: $(STAMP)  ## Learn three tasks on the embedded backbone (DEMO=--quick: only see that it runs).
 	$(BIN)/ptuning demo $(DEMO)
@@ -21,6 +21,9 @@ check: $(STAMP)  ## Lint, format and types, and that generated documents are cur
 
 docs: $(STAMP)  ## Write the generated documents: command line, settings, backbones, tasks, wrong inputs.
 	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)  ## Speed and memory on the sets in PTUNING_DATA (BENCH=--quick: only see that it runs).
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

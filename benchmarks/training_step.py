@@ -18,49 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from speed_parts.sides import Setup, check_equal, our_side, peft_side, start_equal, timed_step
+from torch import Tensor
 
-from ptuning import Backbone, DeepPrompts, PromptBank, load_backbone
-from ptuning.heads import make_head
-from ptuning.model import PromptedModel
+from ptuning import load_backbone
 
 NUM_CLASSES = 8
 SIDES = ("ptuning", "peft")
-
-
-@dataclass
-class Side:
-    """One way to train: what gives logits, and what is trained.
-
-    Attributes:
-        logits: () -> (batch_size, NUM_CLASSES).
-        prompts: the trained prompt parameter, in that side's own layout.
-        head: the linear head.
-        optimizer: over both.
-    """
-
-    logits: Callable[[], Tensor]
-    prompts: nn.Parameter
-    head: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    def loss(self, labels: Tensor) -> Tensor:
-        """Mean cross entropy."""
-        return functional.cross_entropy(self.logits().float(), labels)
-
-    def step(self, labels: Tensor) -> None:
-        """What is timed."""
-        self.loss(labels).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def main() -> None:
@@ -112,14 +78,18 @@ def _batch(arguments: argparse.Namespace) -> dict[str, Tensor]:
 
 
 def _compare(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str) -> dict[str, float]:
-    sides = {"ptuning": _ours(arguments, batch, mode), "peft": _peft(arguments, batch, mode)}
-    _start_equal(sides["ptuning"], sides["peft"])
+    setup = Setup(arguments.backbone, arguments.device, arguments.prompt_length, NUM_CLASSES, has_dropout=mode == "on")
+    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    sides = {"ptuning": our_side(setup, dtype), "peft": peft_side(setup, dtype)}
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    start_equal(sides["ptuning"], sides["peft"])
     if mode == "off":
-        _check_equal(sides["ptuning"], sides["peft"], batch["labels"], arguments.precision)
+        tolerance = 1e-4 if arguments.precision == "fp32" else 0.1
+        check_equal(sides["ptuning"], sides["peft"], inputs, batch["labels"], tolerance)
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     for repeat in range(arguments.warmup + arguments.repeats):
         for name in SIDES if repeat % 2 else reversed(SIDES):
-            seconds = _timed(sides[name], batch["labels"], arguments.device)
+            seconds = timed_step(sides[name], inputs, batch["labels"], arguments.device)
             if repeat >= arguments.warmup:
                 times[name].append(seconds * 1000)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -128,113 +98,6 @@ def _compare(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str)
         "peft_ms": round(medians["peft"], 3),
         "ratio": round(medians["peft"] / medians["ptuning"], 4),
     }
-
-
-def _timed(side: Side, labels: Tensor, device: str) -> float:
-    _wait(device)
-    started = time.perf_counter()
-    side.step(labels)
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def _backbone(arguments: argparse.Namespace) -> Backbone:
-    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    return load_backbone(arguments.backbone, device=arguments.device, dtype=dtype)
-
-
-def _head(backbone: Backbone, device: str) -> nn.Module:
-    generator = torch.Generator().manual_seed(1)
-    size = backbone.description.hidden_size
-    return make_head("sequence", size, NUM_CLASSES, pooling=backbone.pooling, generator=generator).to(device)
-
-
-def _ours(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str) -> Side:
-    backbone = _backbone(arguments)
-    description = backbone.description
-    prompts = DeepPrompts(
-        num_prompted_layers=description.num_layers,
-        num_kv_heads=description.num_kv_heads,
-        prompt_length=arguments.prompt_length,
-        head_dim=description.head_dim,
-        init_std=1.0,
-        generator=torch.Generator().manual_seed(2),
-    ).to(arguments.device)
-    bank = PromptBank(description.num_layers)
-    bank.add(prompts, positions="shifted")
-    head = _head(backbone, arguments.device)
-    model = PromptedModel(backbone, bank, [head], backbone_dropout="off" if mode == "off" else "checkpoint").train()
-    assert prompts.prompts is not None
-    return Side(
-        lambda: model.logits(batch["input_ids"], batch["attention_mask"]),
-        prompts.prompts,
-        head,
-        torch.optim.AdamW([prompts.prompts, *head.parameters()], lr=1e-3),
-    )
-
-
-def _peft(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str) -> Side:
-    from peft import PrefixTuningConfig, TaskType, get_peft_model
-
-    backbone = _backbone(arguments)
-    description = backbone.description
-    config = PrefixTuningConfig(
-        task_type=TaskType.FEATURE_EXTRACTION,
-        num_virtual_tokens=arguments.prompt_length,
-        num_layers=description.num_layers,
-        num_attention_heads=description.num_heads,
-        token_dim=description.hidden_size,
-    )
-    warnings.filterwarnings("ignore", category=FutureWarning)  # peft asks transformers for things by their old names
-    model: Any = get_peft_model(backbone.model, config)
-    model.train()
-    if mode == "off":
-        backbone.model.eval()
-    head = _head(backbone, arguments.device)
-    prompts = model.prompt_encoder["default"].embedding.weight
-    return Side(
-        lambda: head(
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0], batch["attention_mask"]
-        ),
-        prompts,
-        head,
-        torch.optim.AdamW([prompts, *head.parameters()], lr=1e-3),
-    )
-
-
-@torch.no_grad()
-def _start_equal(ours: Side, theirs: Side) -> None:
-    theirs.prompts.copy_(_in_their_layout(ours.prompts))
-
-
-def _in_their_layout(prompts: Tensor) -> Tensor:
-    """(L, 2, H, P, D) -> (P, L * 2 * H * D), which is how PEFT keeps them."""
-    return prompts.permute(3, 0, 1, 2, 4).flatten(1)
-
-
-def _check_equal(ours: Side, theirs: Side, labels: Tensor, precision: str) -> None:
-    """Both sides must compute the same loss, and the same gradients of prompts and head."""
-    tolerance = 1e-4 if precision == "fp32" else 0.1
-    losses, gradients = [], []
-    for side in (ours, theirs):
-        loss = side.loss(labels)
-        loss.backward()
-        losses.append(loss.item())
-        gradient = side.prompts.grad
-        if gradient is None or not bool(gradient.abs().max() > 0):
-            raise SystemExit("a side's prompts get no gradient, so it does not train: nothing to compare")
-        gradients.append((gradient, *(parameter.grad for parameter in side.head.parameters())))
-        side.optimizer.zero_grad(set_to_none=True)
-    mine, *head = gradients[0]
-    for left, right in zip((_in_their_layout(mine), *head), gradients[1], strict=True):
-        difference = float((left - right).abs().max() / right.abs().max())
-        if difference > tolerance or abs(losses[0] - losses[1]) > tolerance * abs(losses[1]):
-            raise SystemExit(f"the sides differ: losses {losses}, gradients by {difference:.2g} of the largest")
 
 
 if __name__ == "__main__":
