@@ -125,7 +125,7 @@ def _result(
         "precision": side.precision,
         "steps_measured": len(side.measured),
         "steps_of_epoch": len(side.epoch),
-        "is_extrapolated": len(side.measured) < len(side.epoch) - side.warm_up,
+        "is_extrapolated": len(side.measured) < len(side.epoch),
         "step_ms": round(1000 * statistics.median(seconds), 2),
         "epoch_seconds": round(epoch_seconds, 3),
         "epoch_seconds_of_blocks": [round(value, 3) for value in of_blocks],

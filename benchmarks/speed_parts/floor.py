@@ -67,7 +67,7 @@ def matrices_of(backbone: Backbone) -> Matrices:
     layers, shapes = [], set()
     for layer in stacks[0]:
         linear = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-        shapes |= {tuple(module.weight.shape) for module in linear.values()}
+        shapes |= {(module.out_features, module.in_features) for module in linear.values()}
         sizes = {True: 0, False: 0}
         for name, module in linear.items():
             sizes[name.rpartition(".")[2] in _INPUT_SIDE] += module.weight.numel()

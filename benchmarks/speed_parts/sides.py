@@ -88,11 +88,10 @@ def our_side(setup: Setup, dtype: torch.dtype) -> Side:
     bank = PromptBank(description.num_layers)
     bank.add(prompts, positions="shifted")
     head = _head(backbone, setup)
-    dropout = "checkpoint" if setup.has_dropout else "off"
-    model = PromptedModel(backbone, bank, [head], backbone_dropout=dropout).train()
+    model = PromptedModel(backbone, bank, [head], backbone_dropout="checkpoint" if setup.has_dropout else "off").train()
     assert prompts.prompts is not None
     return Side(
-        lambda inputs: model.logits(**inputs),
+        lambda inputs: model.logits(inputs["input_ids"], inputs["attention_mask"]),
         prompts.prompts,
         head,
         torch.optim.AdamW([prompts.prompts, *head.parameters()], lr=1e-3),
