@@ -40,10 +40,10 @@ from speed_parts.epochs import compare_epochs, ratio
 from speed_parts.equal_steps import compare_equal_steps
 from speed_parts.floor import Matrices, add_floor, matrices_of, matrix_rate, spread_of
 from speed_parts.inference import compare_inference
-from speed_parts.learning import has_trunk_reuse, train_to_score, trunk_reuse_ratio
+from speed_parts.learning import train_to_score, trunk_reuse_ratio
 from speed_parts.machine import describe_machine
 from speed_parts.options import Options
-from speed_parts.population import LEARNING_RATES, ROWS, compare_search, has_populations
+from speed_parts.population import LEARNING_RATES, ROWS, compare_search
 from speed_parts.report import print_epochs, print_equal, print_inference, print_learning, print_search
 from speed_parts.rows import SETS, RealSet, load_set
 
@@ -112,21 +112,16 @@ def _measure(arguments: argparse.Namespace, parts: list[str], directory: Path) -
         sets[real_set.name] = result
     search: dict[str, Any] = {}
     if "population" in parts and "sst2" in sets:
-        if has_populations():
-            _say("search over learning rates")
-            data = Path(os.environ["PTUNING_DATA"]) / "sst2"
-            rows, rates_tried = (arguments.rows or ROWS), LEARNING_RATES[: 2 if arguments.quick else None]
-            search = compare_search(options, data, rows=min(rows, ROWS), rates=rates_tried)
-        else:
-            skipped.append("a search as one population: this version of ptuning trains none")
+        _say("search over learning rates")
+        data = Path(os.environ["PTUNING_DATA"]) / "sst2"
+        rows, rates_tried = (arguments.rows or ROWS), LEARNING_RATES[: 2 if arguments.quick else None]
+        search = compare_search(options, data, rows=min(rows, ROWS), rates=rates_tried)
     if not rates:  # no set is there
         rates = {name: matrix_rate(matrices, [512, 2048], dtype, options.device) for name, dtype in _DTYPES.items()}
     for result in sets.values():
         add_floor(result.get("epochs", {}), matrices, rates)
     if not options.adapters_python:
         skipped.append("Adapters' prefix tuning: --adapters-python names no interpreter that has it")
-    if not has_trunk_reuse():
-        skipped.append("trunk reuse: this version of ptuning has no training.trunk_reuse")
     _print(sets, rates)
     if search:
         print_search(search)

@@ -53,6 +53,16 @@ def test_both_sides_of_a_step_compute_the_same(more: list[str], backbone: Path, 
     assert isinstance(dropout, dict) and set(dropout) == {"off", "on"}
 
 
+def test_attention_in_steps_computes_what_the_fused_kernel_does(tmp_path: Path) -> None:
+    line = _last_line("attention_on_cpu.py", "--lengths", "5", "200", "--tokens", "64", "--repeats", "1", cwd=tmp_path)
+    assert [(one["dtype"], one["seq_len"], one["in_steps"]) for one in line["results"]] == [
+        ("fp32", 5, True),
+        ("fp32", 200, False),
+        ("bf16", 5, True),
+        ("bf16", 200, True),
+    ]
+
+
 @pytest.mark.slow
 def test_probe_is_printed_beside_a_run(backbone: Path, tmp_path: Path) -> None:
     rows = [{"text": word, "label": label} for word, label in (("fine", "yes"), ("bad", "no"), ("so", "yes"))] * 4

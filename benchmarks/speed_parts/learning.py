@@ -10,18 +10,12 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ptuning.config import setting_names
 from speed_parts.jobs import our_job, usual_job
 from speed_parts.options import Options
 from speed_parts.rows import RealSet
 from speed_parts.workers import Job, Worker, start_all, stop_all
 
 ALL, REUSE, PEFT = "ptuning all layers", "ptuning upper layers, trunk reuse", "peft"
-
-
-def has_trunk_reuse() -> bool:
-    """Whether this version of ptuning can compute the layers below the prompts once for all epochs."""
-    return "training.trunk_reuse" in setting_names()
 
 
 def train_to_score(options: Options, real_set: RealSet, *, epochs: int, with_peft: bool) -> dict[str, Any]:
@@ -39,9 +33,8 @@ def train_to_score(options: Options, real_set: RealSet, *, epochs: int, with_pef
     """
     of_epoch = [len(real_set.our_batches(epoch)) for epoch in range(epochs)]
     jobs: dict[str, Job] = {ALL: our_job(options, real_set, "all", training__epochs=epochs)}
-    if has_trunk_reuse():
-        upper = {"prompts__layers": options.upper_layers, "training__trunk_reuse": "on"}
-        jobs[REUSE] = our_job(options, real_set, "reuse", training__epochs=epochs, **upper)
+    upper = {"prompts__layers": options.upper_layers, "training__trunk_reuse": "on"}
+    jobs[REUSE] = our_job(options, real_set, "reuse", training__epochs=epochs, **upper)
     usual_epoch = len(real_set.random_batches())
     if with_peft:
         jobs[PEFT] = usual_job(

@@ -8,7 +8,6 @@ tokenized rows kept from before.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -26,11 +25,6 @@ ROWS = 2000
 HALVING = 2
 _REUSED = 2  # separate processes with trunk reuse that are measured; the others would take as long
 _COMMAND = "from ptuning.cli import main; main()"
-
-
-def has_populations() -> bool:
-    """Whether this version of ptuning trains candidates side by side."""
-    return importlib.util.find_spec("ptuning.training.population") is not None
 
 
 def compare_search(options: Options, data: Path, *, rows: int, rates: Sequence[float]) -> dict[str, Any]:
