@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.attachment import Attached, attach_bank_or_prompts
+from ptuning.backbones.compilation import CompiledLayers, require_compilable
 from ptuning.backbones.dropout import CheapDropout
 from ptuning.backbones.first_token import FirstTokenOnly
 from ptuning.backbones.late_start import LateStart
@@ -54,6 +55,7 @@ class PromptedModel(nn.Module):
             probability for all but the attention weights (as the official code sets it).
         check: whether to make sure that every layer's prompts reach the output.
         packing: whether a batch whose rows share their prompts runs as one row without padding; needs flex attention.
+        compiled: whether its layers run compiled by torch.compile; needs sdpa or eager attention.
 
     Attributes:
         lower_states: what the layers below the prompts gave for sequences that will come again, or None.
@@ -68,10 +70,13 @@ class PromptedModel(nn.Module):
         backbone_dropout: Literal["checkpoint", "off"] | float = "checkpoint",
         check: bool = True,
         packing: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if packing:
             require_packing(backbone.family, backbone.model.config)
+        if compiled:
+            require_compilable(backbone.family, backbone.model.config)
         device = next(backbone.model.parameters()).device
         # before the backbone, where attaching registers it once more: names begin with `bank.`
         self.bank = bank.to(device)
@@ -97,6 +102,7 @@ class PromptedModel(nn.Module):
             and all(reads_first_token(head) for head in self.heads)
         ):
             self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
+        self._compiled = CompiledLayers(self.attached.trunk, backbone.family) if compiled else None
         self._cheap_dropout = CheapDropout(backbone.model)
         self._backbone_dropout = backbone_dropout
         if isinstance(backbone_dropout, float | int):
@@ -243,6 +249,8 @@ class PromptedModel(nn.Module):
         Raises:
             PromptError: it was detached before.
         """
+        if self._compiled is not None:
+            self._compiled.remove()
         if self._first_token is not None:
             self._first_token.remove()
         self._cheap_dropout.remove()

@@ -13,6 +13,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 import ptuning
+from ptuning.backbones.families import FAMILIES
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.checkpoint import read_prompt, save_prompt
 from ptuning.config import load_config
@@ -403,6 +404,39 @@ def test_shifted_positions_that_do_not_fit_are_refused_before_training(tiny_run:
         "data.max_length is 62 and prompts.positions `shifted` adds prompt_length 4, but "
         f"{config.backbone} has 64 positions. Set data.max_length to at most 60, or prompts.positions to unshifted."
     )
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("more", [{}, {"prompts.layers": "last:1", "training.gradient_checkpointing": True}])
+def test_a_compiled_run_learns_what_another_learns(
+    more: dict[str, Any], tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    compiled: list[Any] = []
+    monkeypatch.setattr("ptuning.backbones.compilation.BACKEND", backend)
+    # for the classification head the last layer runs for the first token alone; random numbers are others when compiled
+    more = {**more, "training.max_steps": 6, "head.pooling": "cls", "training.backbone_dropout": "off"}
+    train(tiny_run(tmp_path / "plain", **more))
+    assert not compiled
+    torch._dynamo.reset()
+    train(tiny_run(tmp_path / "compiled", **more, **{"training.compile": True}))
+    assert compiled
+    plain, other = prompt_of(tmp_path / "plain"), prompt_of(tmp_path / "compiled")
+    assert plain.keys() == other.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_a_run_that_cannot_be_compiled_is_refused_before_training(tiny_run: TinyRun, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_run(tmp_path / "run").backbone)
+    deberta = dataclasses.replace(backbone, family=FAMILIES["deberta"])
+    with pytest.raises(ConfigError, match=r"training.compile is on, but layers of deberta .* Turn it off"):
+        train(tiny_run(tmp_path / "run", **{"training.compile": True}), backbone=deberta)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

@@ -24,7 +24,8 @@ def dropout(values: Tensor, probability: float) -> Tensor:
         values: of any shape.
         probability: of zeroing an element, in [0, 1].
     """
-    if values.device.type != "cpu" or not 0.0 < probability < 1.0:
+    # What is compiled has random numbers of its own, made where they are used.
+    if values.device.type != "cpu" or not 0.0 < probability < 1.0 or torch.compiler.is_compiling():
         return functional.dropout(values, probability)
     below = round(probability * _LEVELS)
     count = values.numel()
@@ -51,7 +52,7 @@ class CheapDropout:
         for module, forward in zip(self._modules, self._before, strict=True):
             del module.forward
             if forward is not None:
-                module.forward = forward
+                module.forward = forward  # type: ignore[method-assign]
 
 
 def _forward(module: Any, values: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class Family:
         positions: how the family encodes positions.
         native_forward: replaces the attention module's forward where the family does not use the attention interface.
         gradient_checkpointing: whether transformers can checkpoint it.
+        can_compile: torch.compile can follow its layers.
         is_encoder_of_seq2seq: the trunk is the encoder of an encoder-decoder model.
         padding_index: behind which positions start, where that is not the config's pad token (MPNet fixes it).
     """
@@ -47,6 +48,7 @@ class Family:
     positions: PositionKind
     native_forward: NativeForward | None = None
     gradient_checkpointing: bool = True
+    can_compile: bool = True
     is_encoder_of_seq2seq: bool = False
     padding_index: int | None = None
 
@@ -81,7 +83,13 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("bert", _BERT_PATH, "absolute"),
         Family("camembert", _BERT_PATH, "from_padding"),
-        Family("deberta", _BERT_PATH, "biased_input", native_forward=deberta.prompted_forward),
+        Family(
+            "deberta",
+            _BERT_PATH,
+            "biased_input",
+            native_forward=deberta.prompted_forward,
+            can_compile=False,  # transformers keeps the span of relative positions in a tensor
+        ),
         Family("deberta-v2", _BERT_PATH, "biased_input", native_forward=deberta_v2.prompted_forward),
         Family("distilbert", "transformer.layer.*.attention", "absolute"),
         Family("electra", _BERT_PATH, "absolute"),
@@ -153,15 +161,8 @@ def attention_modules(trunk: nn.Module, family: Family) -> list[nn.Module]:
     Raises:
         BackboneError: the trunk does not have its attention where the family has it.
     """
-    modules: Sequence[nn.Module] = [trunk]
     try:
-        for step in family.attention_path.split("."):
-            if step == "*":
-                modules = [child for module in modules for child in cast(nn.ModuleList, module)]
-            elif step.isdigit():
-                modules = [cast(nn.ModuleList, module)[int(step)] for module in modules]
-            else:
-                modules = [getattr(module, step) for module in modules]
+        modules = _modules_at(trunk, family.attention_path)
     except AttributeError as error:
         raise BackboneError(
             f"{type(trunk).__name__} has no self-attention at `{family.attention_path}`, where the {family.model_type} "
@@ -170,6 +171,24 @@ def attention_modules(trunk: nn.Module, family: Family) -> list[nn.Module]:
     if family.model_type == "albert":
         modules = _in_running_order(trunk.config, modules)
     return list(modules)
+
+
+def layers_with_attention(trunk: nn.Module, family: Family) -> list[tuple[nn.Module, nn.Module]]:
+    """Returns the modules of whole layers, each once, and the self-attention in each."""
+    layer_path = family.attention_path.rpartition("*")[0] + "*"
+    return list(zip(_modules_at(trunk, layer_path), _modules_at(trunk, family.attention_path), strict=True))
+
+
+def _modules_at(trunk: nn.Module, path: str) -> Sequence[nn.Module]:
+    modules: Sequence[nn.Module] = [trunk]
+    for step in path.split("."):
+        if step == "*":
+            modules = [child for module in modules for child in cast(nn.ModuleList, module)]
+        elif step.isdigit():
+            modules = [cast(nn.ModuleList, module)[int(step)] for module in modules]
+        else:
+            modules = [getattr(module, step) for module in modules]
+    return modules
 
 
 def _in_running_order(config: Any, modules: Sequence[nn.Module]) -> list[nn.Module]:

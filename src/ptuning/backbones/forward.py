@@ -1,6 +1,6 @@
 """What one forward through a backbone uses: which prompts each layer gets, fixed when the forward starts.
 
-The attention functions find the forward that is running through a context variable, so threads do not see each
+The attention functions find the forward that is running through a variable of their thread, so threads do not see each
 other's prompts. A layer that gradient checkpointing runs again in the backward is run with the forward it first ran
 with, whatever has changed since.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 Capture = Callable[[int, Tensor, Tensor], None]
 
-_running: ContextVar[PromptedForward | None] = ContextVar("ptuning_forward", default=None)
+
+class _Running(local):
+    forward: PromptedForward | None = None
+
+
+_running = _Running()  # not a context variable, which torch.compile cannot follow
 
 
 @dataclass(frozen=True)
@@ -101,16 +106,16 @@ class PromptedForward:
     @staticmethod
     def running() -> PromptedForward | None:
         """Returns the forward that is running in this thread, or None."""
-        return _running.get()
+        return _running.forward
 
     def start(self) -> None:
         """Makes this the running forward."""
-        self.previous = _running.get()
-        _running.set(self)
+        self.previous = _running.forward
+        _running.forward = self
 
     def stop(self) -> None:
         """Ends it and puts back what ran before."""
-        _running.set(self.previous)
+        _running.forward = self.previous
         self.previous = None
         for module, function in self._unwrapped:
             module._gradient_checkpointing_func = function
@@ -119,12 +124,12 @@ class PromptedForward:
     @contextmanager
     def again(self) -> Iterator[None]:
         """Runs part of the model once more with the prompts of this forward."""
-        before = _running.get()
-        _running.set(self)
+        before = _running.forward
+        _running.forward = self
         try:
             yield
         finally:
-            _running.set(before)
+            _running.forward = before
 
     def follow_checkpointing(self, modules: list[nn.Module]) -> None:
         """Makes layers that are checkpointed in this forward recompute with this forward's prompts.
@@ -162,10 +167,9 @@ class PromptedForward:
         Raises:
             PromptError: the block is for another batch size or other heads.
         """
-        numbers = self.layer_numbers.get(module)
-        if numbers is None:
+        if module not in self.layer_numbers:
             return key, value, None
-        layer = numbers[0] if len(numbers) == 1 else numbers[self._count(module)]
+        layer = self._layer(module)
         if self.capture is not None:
             self.capture(layer, key, value)
         if layer not in self.blocks.layers:
@@ -187,6 +191,23 @@ class PromptedForward:
         front_key = block.key.expand(batch_size, -1, -1, -1)  # (B, H, P, D)
         front_value = front_value.expand(batch_size, -1, -1, -1)  # (B, H, P, D)
         return torch.cat([front_key, key], dim=2), torch.cat([front_value, value], dim=2), block
+
+    def hand_out(self, module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+        """Gives the virtual tokens of a layer to what runs it apart from this forward.
+
+        Args:
+            module: the layer's attention module, one of this forward's.
+
+        Returns:
+            (2, batch_size or 1, num_kv_heads, prompt_length, head_dim) and the mask, (batch_size, prompt_length) bool
+            or None; None and None for a layer without prompts.
+        """
+        layer, blocks = self._layer(module), self.blocks
+        if blocks.prompts is None or layer not in blocks.layers:
+            return None, None
+        self.used.add(layer)
+        each = self.once(("each layer",), (blocks.prompts,), blocks.prompts.unbind)
+        return each[blocks.layers.index(layer)], None if blocks.mask is None else blocks.mask[layer]
 
     def _block(self, layer: int, dtype: torch.dtype) -> Block:
         """A layer's block in the dtype of its keys, those of all layers cast at once when the first one asks."""
@@ -213,7 +234,7 @@ class PromptedForward:
     ) -> Tensor | None:
         """`widen_mask`, done once for all layers that share a mask and a block mask."""
         widened: Tensor | None = self.once(
-            ("mask", id(mask), id(block.mask), is_causal, dtype),
+            ("mask", is_causal, dtype),
             (mask, block.mask),
             lambda: widen_mask(
                 mask,
@@ -230,35 +251,42 @@ class PromptedForward:
 
     def widened_bias(self, bias: Tensor, num_virtual: int) -> Tensor:
         """`widen_bias`, done once for all layers that share a position bias."""
-        widened: Tensor = self.once(("bias", id(bias), num_virtual), (bias,), lambda: widen_bias(bias, num_virtual))
+        widened: Tensor = self.once(("bias", num_virtual), (bias,), lambda: widen_bias(bias, num_virtual))
         return widened
 
     def as_bool(self, mask: Tensor) -> Tensor:
         """A mask of zeros and ones as bool, made once for all layers that share it."""
-        made: Tensor = self.once(("bool", id(mask)), (mask,), lambda: mask.bool())
+        made: Tensor = self.once(("bool",), (mask,), lambda: mask.bool())
         return made
 
     def as_additive(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """A bool mask as one that is added to scores, made once for all layers that share it."""
-        made: Tensor = self.once(("additive", id(mask), dtype), (mask,), lambda: of_dtype(mask, dtype))
+        made: Tensor = self.once(("additive", dtype), (mask,), lambda: of_dtype(mask, dtype))
         return made
 
-    def once(self, key: tuple[Any, ...], kept: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def once(self, what: tuple[Any, ...], objects: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """Makes what layers share when the first of them asks, and returns it.
 
         Args:
-            key: what it is made from, with ids for objects.
-            kept: those objects, so that no id is used again while the entry lives.
+            what: what it is, and the plain values that it is made from.
+            objects: the objects that it is made from. They are kept, so that no id is used again while the entry lives.
             make: makes it.
         """
+        if torch.compiler.is_compiling():  # a layer by itself, with nobody to share; ids would compile it each time
+            return make()
+        key = (*what, *map(id, objects))
         if key not in self._shared:
-            self._shared[key] = (kept, make())
+            self._shared[key] = (objects, make())
         return self._shared[key][1]
 
-    def _count(self, module: nn.Module) -> int:
+    def _layer(self, module: nn.Module) -> int:
+        """The layer that a module serves at this call."""
+        numbers = self.layer_numbers[module]
+        if len(numbers) == 1:
+            return numbers[0]
         count = self._calls.get(module, 0)
         self._calls[module] = count + 1
-        return count
+        return numbers[count]
 
 
 def _checkpoint(

@@ -232,7 +232,7 @@ def _widen_flex(
         return torch.where(is_virtual, virtual, real)
 
     return forward.once(
-        ("blocks", id(mask), id(prompt_mask), num_virtual, query.shape[2]),
+        ("blocks", num_virtual, query.shape[2]),
         (mask, prompt_mask),
         lambda: create_block_mask(
             visible, query.shape[0], None, query.shape[2], num_virtual + num_keys, device=query.device

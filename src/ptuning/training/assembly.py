@@ -100,6 +100,7 @@ def assemble_model(
         heads,
         backbone_dropout=config.training.backbone_dropout,
         packing=is_packed,
+        compiled=config.training.compile,
     )
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
