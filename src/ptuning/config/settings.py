@@ -149,8 +149,8 @@ class TrainingConfig(Settings):
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward to save memory")
     compile: bool = Field(
         False,
-        description="run the backbone's layers compiled by torch.compile, which takes minutes at the start and gained "
-        "nothing on a CPU; not with deberta (v2 and v3 are fine), nor with flash or flex attention",
+        description="run the backbone's layers compiled by torch.compile, which takes a minute or so at the start "
+        "and gained little on a CPU; not with deberta (v2 and v3 are fine), nor with flash or flex attention",
     )
     early_stopping: Int | None = Field(
         None, ge=1, description="stop after this many evaluations without a better metric"
