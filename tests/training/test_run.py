@@ -742,3 +742,23 @@ def test_resuming_without_the_metrics_that_were_made_is_refused(tiny_run: TinyRu
 
 def test_the_public_name_is_this_function() -> None:
     assert ptuning.train is train
+
+
+@pytest.mark.parametrize(
+    ("more", "evaluated"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        ({"training.evaluation_epochs": 4}, [4, 8, 11]),
+        ({"training.evaluation_epochs": 40}, [11]),
+        ({"training.evaluation_epochs": 4, "training.max_steps": 17}, [4, 6]),
+        ({"data.max_train_rows": 6}, [2, 4, 6, 8, 10, 11]),  # of 12 validation rows
+        ({"data.max_train_rows": 3}, [2, 4, 6, 8, 10, 11]),  # five evaluations at least
+    ],
+)
+def test_evaluations_come_every_so_many_epochs_and_after_the_last(
+    more: dict[str, Any], evaluated: list[int], tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    train(tiny_run(tmp_path / "run", **{"training.epochs": 11, **more}))
+    assert [line["epoch"] for line in metric_lines(tmp_path / "run")] == evaluated
+    losses = [line["train_loss"] for line in metric_lines(tmp_path / "run")]
+    assert all(0 < loss < 3 for loss in losses)  # of one epoch, not of all since the last evaluation

@@ -152,6 +152,12 @@ class TrainingConfig(Settings):
         description="run the backbone's layers compiled by torch.compile, which takes a minute or so at the start "
         "and gained little on a CPU; not with deberta (v2 and v3 are fine), nor with flash or flex attention",
     )
+    evaluation_epochs: Int | None = Field(
+        None,
+        ge=1,
+        description="evaluate after every so many epochs, and after the last; default: 1, or more where validation "
+        "rows outnumber training rows, with five evaluations at least",
+    )
     early_stopping: Int | None = Field(
         None, ge=1, description="stop after this many evaluations without a better metric"
     )

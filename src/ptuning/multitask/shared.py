@@ -86,7 +86,11 @@ def train_shared(
     steps = first.training.max_steps
     assert steps is not None
     epochs = epochs_for_steps(batches, steps, first.training.accumulation)
-    run = first.model_copy(update={"training": first.training.model_copy(update={"epochs": epochs, "metric": None})})
+    run = first.model_copy(
+        update={
+            "training": first.training.model_copy(update={"epochs": epochs, "metric": None, "evaluation_epochs": 1})
+        }
+    )
     deciding = {name: str(resolved[name].training.metric) for name in names}
 
     def evaluate(model: PromptedModel, candidate: int) -> dict[str, float]:

@@ -210,8 +210,12 @@ def fit(
                 progress.seconds = time.monotonic() - started
                 hooks.checkpoint(progress)
         _read(losses, norms, progress, candidates)
+        epoch, is_last = progress.epoch + 1, progress.epoch + 1 == training.epochs or progress.step >= total_steps
+        if is_last or epoch % (training.evaluation_epochs or 1) == 0 or epoch in (survivors or {}):
+            for number in alive:
+                _evaluate(number, candidates[number], metric, started, progress, hooks, report)
         for number in alive:
-            _evaluate(number, candidates[number], metric, started, progress, hooks, report)
+            progress.standings[number].loss_sum = 0.0
         if survivors is not None and progress.epoch + 1 in survivors:
             by_score = sorted(alive, key=lambda number: -progress.standings[number].last_score)
             for number in by_score[survivors[progress.epoch + 1] :]:
@@ -291,7 +295,6 @@ def _evaluate(
     progress.metric_lines += 1
     patience = candidate.config.training.early_stopping or math.inf
     standing.is_over = standing.evaluations_without_gain >= patience
-    standing.loss_sum = 0.0
 
 
 def _read(

@@ -47,6 +47,7 @@ from ptuning.training.reporting import Reporter, Silent
 
 _USUAL_STEPS = 1500
 _USUAL_EPOCHS = (5, 30)
+_FEWEST_EVALUATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
         ConfigError: the metric is not one of the kind's.
     """
     training = config.training
-    rate = training.head_learning_rate
+    rate, epochs = training.head_learning_rate, training.epochs or _default_epochs(config, prepared)
     bf16 = next(backbone.model.parameters()).dtype == torch.bfloat16
     metric = prepared.kind.resolve_metric(training.metric or prepared.task.metric)
     update: dict[str, Any] = {
@@ -247,7 +248,8 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
         },
         "head": {"pooling": config.head.pooling or backbone.pooling},
         "training": {
-            "epochs": training.epochs or _default_epochs(config, prepared),
+            "epochs": epochs,
+            "evaluation_epochs": training.evaluation_epochs or _default_evaluation_epochs(epochs, prepared),
             "head_learning_rate": training.learning_rate if rate is None else rate,
             "precision": "bf16" if bf16 else "fp32",
             "metric": metric,
@@ -268,6 +270,12 @@ def _default_epochs(config: RunConfig, prepared: PreparedTask) -> int:
         fewest, most = _USUAL_EPOCHS
         return min(max(math.ceil(_USUAL_STEPS / math.ceil(batches.num_batches(0) / accumulation)), fewest), most)
     return epochs_for_steps(batches, max_steps, accumulation)
+
+
+def _default_evaluation_epochs(epochs: int, prepared: PreparedTask) -> int:
+    """As many as keep evaluations from costing more than training, as long as there are `_FEWEST_EVALUATIONS`."""
+    outnumbered = len(prepared.validation) // len(prepared.train)
+    return max(1, min(outnumbered, epochs // _FEWEST_EVALUATIONS))
 
 
 def validate(
