@@ -216,7 +216,7 @@ def test_a_backbone_goes_to_the_best_device_in_its_precision(
     monkeypatch.setattr("ptuning.predictor.find_dtype", stored)
     predictor = load(runs["classification"])
     predictor.close()
-    assert asked == [None, ("auto", best)]
+    assert asked == [None, ("fp32", best)]  # as it was trained
     assert next(predictor.backbone.model.parameters()).dtype == torch.bfloat16
     asked.clear()
     predictor = load(runs["classification"], device="cuda:1", dtype=torch.float32)

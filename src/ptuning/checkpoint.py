@@ -101,6 +101,7 @@ class _Config(_Saved):
     head: _Head | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     metrics_from: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
     parameters: dict[str, int] = Field(default_factory=dict)
 
 
@@ -121,6 +122,7 @@ class SavedPrompt:
         head_tensors: the head's weights by name, those of a drawn pooler too, as `pooler.*`.
         metrics: what the best epoch reached on the validation rows, fractions in [0, 1].
         metrics_from: what the metrics are from, where it is not the task as it is saved.
+        precision: that the backbone was stored in while it was trained, `fp32` or `bf16`, where that is known.
         counts: parameters of `prompts`, `head`, `backbone` and `transformer` (the backbone without embeddings).
     """
 
@@ -135,6 +137,7 @@ class SavedPrompt:
     metrics: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     metrics_from: str | None = None
+    precision: str | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything in `prompts.safetensors`, by key."""
@@ -359,6 +362,7 @@ def _read_directory(directory: Path) -> PromptDirectory:
         metrics=config.get("metrics", {}),
         counts=config.get("parameters", {}),
         metrics_from=config.get("metrics_from"),
+        precision=config.get("precision"),
     )
     return PromptDirectory(directory, config, size_bytes, saved)
 
@@ -407,6 +411,7 @@ def _config(saved: SavedPrompt, digest: str) -> dict[str, Any]:
         "backbone": saved.backbone.to_dict(),
         "metrics": saved.metrics,
         "metrics_from": saved.metrics_from,
+        "precision": saved.precision,
         "parameters": saved.counts,
         "files": {TENSORS_FILE: digest},
     }

@@ -72,16 +72,13 @@ def evaluate(
         DataError: the rows are missing, have no labels, or are not those of training any more.
         ConfigError: no data are known, there is no threshold to fit, or no such device.
     """
-    given = Path(directory).resolve()
-    run = run_config_of(given / PROMPT_NAME if (given / PROMPT_NAME).is_dir() else given)
-    # A run that was trained in full precision is scored in it; else the device decides.
-    dtype = torch.float32 if run is not None and run.training.precision == "fp32" else None
-    predictor = load(directory, backbone, device=device, dtype=dtype)
+    predictor = load(directory, backbone, device=device)
     try:
         task = predictor.tasks[0]
         check_split(split, task)
         if fit_threshold:
             _check_can_be_fitted(task)
+        run = run_config_of(task.directory)
         is_own = run is not None and data is None
         loaded = (
             _load_as_training_did(run, task, split)

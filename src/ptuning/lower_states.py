@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 
@@ -68,6 +69,30 @@ def unique_sequences(examples: Iterable[Example]) -> dict[bytes, tuple[Example, 
 
 
 def map_states(path: str, num_tokens: int, hidden_size: int, dtype: torch.dtype, *, writing: bool = False) -> Tensor:
-    """A file as a tensor (num_tokens, hidden_size), read when it is used; when writing, it is made with that size."""
+    """A file as a tensor (num_tokens, hidden_size), read when it is used.
+
+    Args:
+        path: of the file; when writing, it is made with its whole size.
+        num_tokens: rows.
+        hidden_size: columns.
+        dtype: of the numbers.
+        writing: whether what is put into the tensor goes to the file.
+
+    Raises:
+        OSError: there is no room on the disk. (A file that only claims its size would end the process at the first
+            block without room.)
+    """
+    if writing:
+        _allocate(path, num_tokens * hidden_size * dtype.itemsize)
     flat = torch.from_file(path, shared=writing, size=num_tokens * hidden_size, dtype=dtype)
     return flat.view(num_tokens, hidden_size)
+
+
+def _allocate(path: str, num_bytes: int) -> None:
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            return
+        zeros = bytes(1 << 20)
+        for start in range(0, num_bytes, len(zeros)):
+            file.write(zeros[: num_bytes - start])

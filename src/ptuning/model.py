@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ptuning.attachment import Attached, attach_bank_or_prompts
 from ptuning.backbones.compilation import CompiledLayers, require_compilable
 from ptuning.backbones.dropout import CheapDropout
-from ptuning.backbones.first_token import FirstTokenOnly
+from ptuning.backbones.first_token import FirstTokenOnly, can_end_at_first_token
 from ptuning.backbones.late_start import LateStart
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.packing import PackedBatch, pack_batch, require_packing
@@ -96,11 +96,7 @@ class PromptedModel(nn.Module):
         self.lower_states: LowerStates | None = None
         self._late_start: LateStart | None = None
         self._first_token: FirstTokenOnly | None = None
-        if (
-            not packing
-            and backbone.family.can_end_at_first_token
-            and all(reads_first_token(head) for head in self.heads)
-        ):
+        if can_end_at_first_token(self.attached.trunk, backbone.family) and all(map(reads_first_token, self.heads)):
             self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
         self._compiled = CompiledLayers(self.attached.trunk, backbone.family) if compiled else None
         self._cheap_dropout = CheapDropout(backbone.model)
@@ -171,8 +167,8 @@ class PromptedModel(nn.Module):
 
     @property
     def lowest_prompted_layer(self) -> int:
-        """The lowest layer at which any entry has prompts."""
-        return min(layer for entry in self.bank.entries for layer in entry.layers)
+        """The lowest layer at which any entry has prompts; entries without virtual tokens count where all are so."""
+        return self.bank.lowest_layer()
 
     @property
     def shifts(self) -> set[int]:

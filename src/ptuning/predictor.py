@@ -179,7 +179,8 @@ def load(
         backbone: a loaded one without prompts, which stays where it is; or a name or directory; by default the one they
             were trained on.
         device: where a backbone that has to be loaded goes, such as `cpu` or `cuda:1`; by default the best there is.
-        dtype: storage of its weights; by default bfloat16 on GPUs and CPUs that compute it natively, else float32.
+        dtype: storage of its weights; by default float32 where a prompt was trained so, else bfloat16 on GPUs and
+            CPUs that compute it natively.
 
     Raises:
         CheckpointError: a prompt is missing, damaged, or has no task.
@@ -198,7 +199,9 @@ def load(
         name = backbone or first.name
         revision = first.revision if backbone is None else None
         place = find_device(None if device is None else str(device))
-        backbone = load_backbone(name, revision=revision, device=place, dtype=dtype or find_dtype("auto", place))
+        # What was trained in full precision is asked in it; else the device decides.
+        precision = "fp32" if any(prompt.precision == "fp32" for prompt in saved) else "auto"
+        backbone = load_backbone(name, revision=revision, device=place, dtype=dtype or find_dtype(precision, place))
     for prompt in saved:
         prompt.backbone.require(backbone.identity)
     tasks = [_task(directory) for directory in read]

@@ -52,6 +52,10 @@ def test_nothing_or_everything(probability: float, expected: float) -> None:
     assert torch.equal(dropout(torch.ones(9), probability), torch.full((9,), expected))
 
 
+def test_a_probability_that_rounds_to_one_is_no_division_by_zero() -> None:
+    assert torch.isfinite(dropout(torch.ones(999), 0.999999)).all()
+
+
 def test_modules_draw_that_way_in_training_until_it_is_removed() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
     values = torch.randn(64, 4)

@@ -568,6 +568,18 @@ def test_overwriting_refuses_to_delete_what_no_run_has_written(tiny_run: TinyRun
     assert (tmp_path / "run" / "prompt" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["candidates", "trunk"])
+def test_directories_of_others_that_have_such_a_name_stay(name: str, tiny_run: TinyRun, tmp_path: Path) -> None:
+    kept = tmp_path / "run" / name / "mine.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    config = tiny_run(tmp_path / "run", **{"prompts.layers": "last:1"})
+    train(config)
+    with pytest.raises(ConfigError, match=rf"{name} holds mine.txt, which no run has written"):
+        train(config, overwrite=True)
+    assert kept.read_text() == "mine"
+
+
 def test_an_empty_output_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="output is empty, expected the directory of the run"):
         train(tiny_run(tmp_path / "run").model_copy(update={"output": " "}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ptuning.backbones.late_start import LateStart
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, TrainingError
 from ptuning.training import execution, trunk_reuse
 from ptuning.training.reporting import Silent
 from ptuning.training.run import train
@@ -84,7 +85,9 @@ def test_every_sequence_goes_through_the_lower_layers_once(
     different = {choice for row in rows for choice in row["choices"]}  # the question is the same in all
     assert sum(recorded) - 1 == len(different)  # and two tokens to see the form of the layers
     (note,) = [note for note in told.notes if "below the prompts" in note]
-    assert note.startswith(f"running the 1 layers below the prompts once for {len(different)} sequences; their output")
+    assert note.startswith(
+        f"running the 1 layers below the prompts once for {len(different)} sequences, without dropout there"
+    )
 
 
 def test_the_file_goes_when_the_run_is_finished(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -92,7 +95,9 @@ def test_the_file_goes_when_the_run_is_finished(tiny_run: TinyRun, tmp_path: Pat
     assert not (tmp_path / "run" / "trunk").exists()
 
 
-def _stopped(tiny_run: TinyRun, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _stopped(
+    tiny_run: TinyRun, directory: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any] = UPPER
+) -> None:
     """Leaves a run that was stopped after its first epoch."""
     save = execution.save_state
 
@@ -102,7 +107,7 @@ def _stopped(tiny_run: TinyRun, directory: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(execution, "save_state", stop)
-        train(tiny_run(directory, **UPPER))
+        train(tiny_run(directory, **settings))
 
 
 @pytest.mark.parametrize("damage", ["none", "short", "other", "no index"])
@@ -145,7 +150,10 @@ def test_an_interrupted_write_leaves_nothing(
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ({"prompts.layers": "all"}, r"prompts.layers is 'all', which leaves no layer below the prompts"),
+        (
+            {"prompts.layers": "all"},
+            r"the prompts begin at layer 0 \(prompts.layers\), which leaves no layer",
+        ),
         ({"free": 10_000}, r"the output of the layers below the prompts takes \d\.\d MB, and .*on has 0\.0 MB free"),
     ],
 )
@@ -161,9 +169,11 @@ def test_where_it_cannot_be_auto_goes_without_and_on_is_refused(
     if "free" in settings:
         usage = namedtuple("usage", "total used free")(10**9, 10**9, settings.pop("free"))
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    train(tiny_run(tmp_path / "run", **settings))
+    told = Told()
+    train(tiny_run(tmp_path / "run", **settings), report=told)
     assert not recorded
-    with pytest.raises(ConfigError, match=rf"trunk_reuse is on, but {reason}. Set it to off or auto"):
+    assert any("run in every epoch, since the output" in note for note in told.notes) == ("free" in overrides)
+    with pytest.raises(ConfigError, match=rf"trunk_reuse is on, but {reason}.*or set training.trunk_reuse to off"):
         train(tiny_run(tmp_path / "on", **settings, **{"training.trunk_reuse": "on"}))
 
 
@@ -175,3 +185,84 @@ def test_one_epoch_is_not_worth_it(tiny_run: TinyRun, tmp_path: Path, recorded: 
 def test_off_is_off(tiny_run: TinyRun, tmp_path: Path, recorded: list[int]) -> None:
     train(tiny_run(tmp_path / "run", **UPPER, **{"training.trunk_reuse": "off"}))
     assert not recorded
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_written(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped file that only claims its size would end the process at the first block without room."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    told = Told()
+    train(tiny_run(tmp_path / "run", **UPPER), report=told)
+    assert any(note.endswith("run: No space left on device") for note in told.notes)
+    with pytest.raises(ConfigError, match=r"trunk_reuse is on, but .*No space left on device. Make room"):
+        train(tiny_run(tmp_path / "on", **UPPER, **{"training.trunk_reuse": "on"}))
+    assert not list(tmp_path.rglob("*states*"))
+
+
+def test_without_fallocate_the_file_is_filled(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_run(tmp_path / "with", **UPPER))
+    monkeypatch.delattr(os, "posix_fallocate")
+    train(tiny_run(tmp_path / "without", **UPPER))
+    for name, tensor in _saved(tmp_path / "with").items():
+        assert torch.equal(_saved(tmp_path / "without")[name], tensor)
+
+
+@pytest.mark.parametrize("reused", [True, False])
+def test_a_run_that_goes_on_does_as_when_it_began(
+    reused: bool, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: list[int]
+) -> None:
+    """Without reuse there is dropout below the prompts, so it must not change on the way."""
+    settings = {**UPPER, "training.backbone_dropout": "checkpoint"}
+    whole = {**settings, "training.trunk_reuse": "on" if reused else "off"}
+    train(tiny_run(tmp_path / "whole", **whole))
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, 0)
+    with monkeypatch.context() as patch:
+        if not reused:
+            patch.setattr(shutil, "disk_usage", lambda path: usage)
+        _stopped(tiny_run, tmp_path / "run", monkeypatch, settings)
+    recorded.clear()
+    if reused:
+        shutil.rmtree(tmp_path / "run" / "trunk")
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda path: usage)
+            with pytest.raises(ConfigError, match=r"is on \(as when this run began\), but .*MB free. Make room"):
+                train(tiny_run(tmp_path / "run", **settings), resume=True)
+    train(tiny_run(tmp_path / "run", **settings), resume=True)
+    assert bool(recorded) == reused
+    for name, tensor in _saved(tmp_path / "whole").items():
+        assert torch.equal(_saved(tmp_path / "run")[name], tensor)
+
+
+def test_dropout_that_was_asked_for_by_number_is_kept(tiny_run: TinyRun, tmp_path: Path, recorded: list[int]) -> None:
+    train(tiny_run(tmp_path / "run", **{**UPPER, "training.backbone_dropout": 0.2}))
+    assert not recorded
+    train(tiny_run(tmp_path / "on", **{**UPPER, "training.backbone_dropout": 0.2, "training.trunk_reuse": "on"}))
+    assert recorded
+
+
+def test_a_run_that_failed_for_good_leaves_no_file(tiny_run: TinyRun, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        train(tiny_run(tmp_path / "run", **UPPER, **{"training.learning_rate": 1e36, "training.max_grad_norm": 1e36}))
+    assert not (tmp_path / "run" / "trunk").exists()
+
+
+def test_the_lower_layers_keep_to_the_limit_of_positions(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    record = LateStart.record
+
+    def seen(self: LateStart, inputs: dict[str, Tensor]) -> Tensor:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return record(self, inputs)
+
+    monkeypatch.setattr(LateStart, "record", seen)
+    train(tiny_run(tmp_path / "run", **UPPER, **{"training.micro_batch_tokens": 40}))
+    assert len(shapes) > 3 and all(rows * width <= 40 for rows, width in shapes)

@@ -1,9 +1,8 @@
-"""Scaled dot-product attention where torch's own kernel is not the fastest: on a CPU, in steps.
+"""Scaled dot-product attention where torch's own kernel is not the fastest: in training on a CPU, in steps.
 
 torch's fused kernel keeps no attention weights, which is worth it for long sequences. Its backward on a CPU costs more
-than the matrix products it is made of: three to eight times as much in bfloat16, whatever the length, and half as much
-again in float32 on short sequences (measured by `benchmarks/attention_on_cpu.py`; the numbers are in
-docs/performance.md). Letters in shape comments: B batch, H heads, Q queries, K keys, D head width.
+than the matrix products that it is made of, above all in bfloat16: `benchmarks/attention_on_cpu.py` measures it, and
+docs/performance.md has the numbers. Letters in shape comments: B batch, H heads, Q queries, K keys, D head width.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from torch.nn import functional
 
 from ptuning.backbones.dropout import dropout as drop
 
-_LONGEST_IN_FLOAT32 = 96  # queries
+# Queries up to which steps are faster, and their weights still small.
+_LONGEST = {torch.float32: 96, torch.bfloat16: 512}
 
 
 def is_faster_in_steps(query: Tensor) -> bool:
-    """Whether `attention_in_steps` is faster than torch's fused kernel.
+    """Whether `attention_in_steps` is to be used: the backward makes the difference, so never without gradients.
 
     Args:
         query: (batch_size, num_heads, num_queries, head_dim).
     """
-    if query.device.type != "cpu":
-        return False
-    return query.dtype == torch.bfloat16 or (query.dtype == torch.float32 and query.shape[2] <= _LONGEST_IN_FLOAT32)
+    longest = _LONGEST.get(query.dtype, 0)
+    return query.device.type == "cpu" and torch.is_grad_enabled() and query.shape[2] <= longest
 
 
 def attention_in_steps(

@@ -27,7 +27,7 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     # What is compiled has random numbers of its own, made where they are used.
     if values.device.type != "cpu" or not 0.0 < probability < 1.0 or torch.compiler.is_compiling():
         return functional.dropout(values, probability)
-    below = round(probability * _LEVELS)
+    below = min(round(probability * _LEVELS), _LEVELS - 1)
     count = values.numel()
     draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
     numbers = draws.view(torch.int16)[:count].view(values.shape)

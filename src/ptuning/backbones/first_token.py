@@ -19,28 +19,42 @@ from ptuning.backbones.families import Family, attention_modules
 from ptuning.backbones.forward import PromptedForward
 
 
+def can_end_at_first_token(trunk: nn.Module, family: Family) -> bool:
+    """Whether the last layer can be computed for the first token alone.
+
+    It is for BERT's layout and attention through the interface; not for a decoder, whose first token sees nothing but
+    itself, nor where someone has put a forward of their own on the modules that would be replaced.
+    """
+    config: Any = trunk.config
+    if not family.can_end_at_first_token or getattr(config, "is_decoder", False):
+        return False
+    return not any("forward" in module.__dict__ for module in _replaced(trunk, family))
+
+
 class FirstTokenOnly:
     """Makes the last layer of an encoder return (batch_size, 1, hidden_size), until removed.
 
     Args:
         trunk: the encoder, with attention through transformers' interface.
-        family: its family, one that `can_end_at_first_token`.
+        family: its family; the two must be such that `can_end_at_first_token`.
     """
 
     def __init__(self, trunk: nn.Module, family: Family) -> None:
-        attention = attention_modules(trunk, family)[-1]
-        layer: Any = trunk.get_submodule("encoder.layer")[-1]  # type: ignore[index]
-        changed: dict[Any, Callable[..., Any]] = {attention: _attend, layer.attention.output: _add}
-        self._before = {module: module.__dict__.get("forward") for module in changed}
-        for module, forward in changed.items():
+        self._modules = _replaced(trunk, family)
+        forwards: tuple[Callable[..., Any], ...] = (_attend, _add)
+        for module, forward in zip(self._modules, forwards, strict=True):
             module.forward = MethodType(forward, module)
 
     def remove(self) -> None:
         """Puts the layer back as it was."""
-        for module, forward in self._before.items():
+        for module in self._modules:
             del module.forward
-            if forward is not None:
-                module.forward = forward
+
+
+def _replaced(trunk: nn.Module, family: Family) -> tuple[Any, Any]:
+    """The last layer's self-attention, and what projects its output and adds the residual."""
+    layer: Any = trunk.get_submodule("encoder.layer")[-1]  # type: ignore[index]
+    return attention_modules(trunk, family)[-1], layer.attention.output
 
 
 def _attend(

@@ -143,8 +143,9 @@ class TrainingConfig(Settings):
     )
     trunk_reuse: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="run the layers below the lowest prompt once and read their output back in every epoch; auto: "
-        "where there are such layers and it fits on the disk",
+        description="run the layers below the lowest prompt once, without dropout there, and read their output back "
+        "in every epoch; auto: where there are such layers, two epochs, room on the disk, and no backbone_dropout as a "
+        "number",
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward to save memory")
     compile: bool = Field(

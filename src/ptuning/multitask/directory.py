@@ -28,6 +28,7 @@ from ptuning.training.directory import (
     CONFIG_NAME,
     METRICS_NAME,
     PROMPT_NAME,
+    TREES,
     check_start,
     claimed,
     clear_directory,
@@ -93,7 +94,7 @@ def check_kept(read: Mapping[str, Path], output: Path) -> None:
     Raises:
         ConfigError: some of it would go.
     """
-    going = [path.resolve() for path in (*runs_in(output), output / PROMPT_NAME, output / CHECKPOINT_NAME)]
+    going = [path.resolve() for path in (*runs_in(output), *(output / name for name in TREES))]
     for setting, path in read.items():
         if any(path.resolve().is_relative_to(directory) for directory in going):
             raise ConfigError(

@@ -23,7 +23,7 @@ from ptuning.multitask.shares import batches_per_epoch
 from ptuning.training.directory import PROMPT_NAME
 from ptuning.training.execution import Course, execute
 from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
-from ptuning.training.reporting import Reporter, Silent
+from ptuning.training.reporting import Named, Reporter
 from ptuning.training.run import PreparedTask, count_parameters, digest_of, saved_prompt, validate
 
 TASKS_NAME = "tasks"
@@ -96,7 +96,7 @@ def train_shared(
     def evaluate(model: PromptedModel, candidate: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for head, (name, task) in enumerate(prepared.items()):
-            told = _Named(name, report)
+            told = Named(name, report)
             own = validate(model, task, run, backbone, deciding[name], told, head)
             metrics |= {f"{name}.{metric}": value for metric, value in own.items()}
         return {**metrics, MEAN: fmean(metrics[f"{name}.{deciding[name]}"] for name in names)}
@@ -130,13 +130,3 @@ def train_shared(
         steps=progress.step,
         seconds=progress.seconds,
     )
-
-
-class _Named(Silent):
-    """Passes warnings on with the name of the data set that they are about."""
-
-    def __init__(self, name: str, report: Reporter) -> None:
-        self._name, self._report = name, report
-
-    def warn(self, text: str) -> None:
-        self._report.warn(f"{self._name}: {text}")

@@ -113,6 +113,11 @@ class PromptBank(nn.Module):
         """The largest number that any entry adds to positions."""
         return max(self.shifts(), default=0)
 
+    def lowest_layer(self) -> int:
+        """The lowest layer of any entry with virtual tokens; where no entry has any, the lowest of all."""
+        lowest = [(self._length(i) == 0, entry.layers[0]) for i, entry in enumerate(self.entries)]
+        return min(lowest)[1]
+
     def shifts(self) -> set[int]:
         """All numbers that entries add to positions."""
         return {self._length(i) if entry.positions == "shifted" else 0 for i, entry in enumerate(self.entries)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from ptuning.checkpoint import FILES as PROMPT_FILES
+from ptuning.config.text import read_yaml
 from ptuning.errors import CheckpointError, ConfigError
 from ptuning.storage import recover_directory, replace_file
 
@@ -33,7 +35,17 @@ class Settings(Protocol):
         """As plain values."""
 
 
-_TREES = (CHECKPOINT_NAME, PROMPT_NAME, TRUNK_NAME, CANDIDATES_NAME)
+TREES = (CHECKPOINT_NAME, PROMPT_NAME, TRUNK_NAME, CANDIDATES_NAME)
+"""Directories that a run writes in its own."""
+
+_PROMPT = rf"prompt/({'|'.join(map(re.escape, PROMPT_FILES))})|\.prompt\..*"
+# What a run writes into those that are not known by their name alone.
+_WRITTEN = {
+    PROMPT_NAME: re.compile(_PROMPT),
+    TRUNK_NAME: re.compile(r"trunk/(index\.json|states\.bin)"),
+    CANDIDATES_NAME: re.compile(rf"candidates/\d+/(config\.yaml|{_PROMPT})"),
+}
+_ALWAYS = (CHECKPOINT_NAME, PROMPT_NAME)  # a run's, with its config or without
 _FILES = (METRICS_NAME, POPULATION_NAME, CONFIG_NAME)
 
 
@@ -70,9 +82,10 @@ def check_start(directory: Path, *, resume: bool, overwrite: bool) -> None:
     """Makes sure that a run may start, or go on, in a directory. Nothing is deleted.
 
     Raises:
-        ConfigError: there is a run, and it is neither to go on nor to be overwritten.
+        ConfigError: there is a run, and it is neither to go on nor to be overwritten; or it is a part of a population.
         CheckpointError: there is no run that could go on.
     """
+    _check_is_no_candidate(directory)
     if resume:
         if not (directory / CONFIG_NAME).exists():
             raise CheckpointError(
@@ -80,19 +93,37 @@ def check_start(directory: Path, *, resume: bool, overwrite: bool) -> None:
                 "--output of the run."
             )
         return
-    for name in _TREES:
+    for name in TREES:
         recover_directory(directory / name)
-    found = [name for name in (*_FILES, *_TREES) if (directory / name).exists()]
+    is_run = (directory / CONFIG_NAME).exists()  # without it, what only runs beside a config write is of others
+    found = [name for name in (*_FILES, *(TREES if is_run else _ALWAYS)) if (directory / name).exists()]
     if found and not overwrite:
         raise ConfigError(
             f"{directory} has a run already ({', '.join(found)}). Use --resume to go on with it, --overwrite to start "
             "again, or another --output."
         )
-    prompt = directory / PROMPT_NAME
-    foreign = sorted({path.name for path in prompt.iterdir()} - set(PROMPT_FILES)) if prompt.is_dir() else []
+    for name, written in _WRITTEN.items():
+        if name in _ALWAYS or is_run:
+            _check_foreign(directory / name, written)
+
+
+def _check_is_no_candidate(directory: Path) -> None:
+    """A candidate's directory has a config and a prompt as that of a run has, but its population writes them."""
+    candidates, population = directory.resolve().parent, directory.resolve().parent.parent
+    config = population / CONFIG_NAME
+    if candidates.name == CANDIDATES_NAME and config.is_file() and "candidates" in read_yaml(config):
+        raise ConfigError(
+            f"{directory} is a candidate of the population in {population}, expected a directory for a run. Go on with "
+            "all candidates by train_population(..., resume=True), or use another --output."
+        )
+
+
+def _check_foreign(tree: Path, written: re.Pattern[str]) -> None:
+    files = [path.relative_to(tree.parent).as_posix() for path in tree.rglob("*") if not path.is_dir()]
+    foreign = sorted(file.partition("/")[2] for file in files if not written.fullmatch(file))
     if foreign:
         raise ConfigError(
-            f"{prompt} holds {', '.join(foreign)}, which no run has written, and would be deleted with it. Move that "
+            f"{tree} holds {', '.join(foreign)}, which no run has written, and would be deleted with it. Move that "
             "away, or use another --output."
         )
 
@@ -108,7 +139,7 @@ def clear_directory(directory: Path) -> None:
 
     Its config goes last: a process that dies in between leaves what still counts as a run.
     """
-    for name in _TREES:
+    for name in TREES if (directory / CONFIG_NAME).exists() else _ALWAYS:
         if (directory / name).exists():
             shutil.rmtree(directory / name)
     for name in _FILES:
@@ -121,7 +152,7 @@ def check_settings(
     load_settings: Callable[[Path], Settings],
     *,
     may_differ: Collection[str] = ("output",),
-    command: str = "train",
+    command: str | None = "train",
 ) -> None:
     """Makes sure that a run that goes on has the settings it was started with.
 
@@ -130,7 +161,7 @@ def check_settings(
         settings: those it is to go on with.
         load_settings: reads its `config.yaml`.
         may_differ: settings that do not matter.
-        command: that would go on with it.
+        command: that would go on with it; None where that is `train_population`.
 
     Raises:
         ConfigError: it has others; all are named.
@@ -142,9 +173,12 @@ def check_settings(
         if key not in may_differ
     ]
     if differing:
+        way = f"`ptuning {command} --resume --output DIR` alone takes them from there"
+        if command is None:
+            way = f"they are in its {CONFIG_NAME}; give the same to train_population(..., resume=True)"
         raise ConfigError(
             f"{directory} was started with other settings: {'; '.join(differing)}. Resume with those it was started "
-            f"with (`ptuning {command} --resume --output DIR` alone takes them from there), or use another --output."
+            f"with ({way}), or use another --output."
         )
 
 

@@ -13,7 +13,7 @@ and written again, equal, if the process dies in between.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
 from ptuning.data.batching import Example
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
 from ptuning.training.directory import (
@@ -39,7 +39,7 @@ from ptuning.training.guard import is_out_of_memory, out_of_memory_error
 from ptuning.training.loop import Candidate, EpochReport, Hooks, Part, fit, make_optimizer
 from ptuning.training.reporting import Reporter
 from ptuning.training.seed import seed_everything
-from ptuning.training.state import Progress, Standing, load_state, save_state
+from ptuning.training.state import Progress, Standing, load_state, reused_trunk, save_state
 from ptuning.training.trunk_reuse import TrunkPlan, forget_trunk, plan_trunk, reuse_trunk
 
 
@@ -57,7 +57,9 @@ class Course:
         digest: of everything that the loop sees of the data.
         evaluate: returns the validation metrics of a candidate.
         save: keeps a candidate with these metrics; called for each epoch that is its best so far.
-        command: that trains it, for advice.
+        command: that trains it, for advice; None where that is a call of the library.
+        may_differ: settings of which a training that goes on may have others.
+        finish: called at the end with how it stands, while nobody else can write to the directory.
         survivors: after an epoch, how many candidates go on.
         candidates_at_once: how many share a forward; all by default.
     """
@@ -71,16 +73,18 @@ class Course:
     digest: str
     evaluate: Callable[[PromptedModel, int], dict[str, float]]
     save: Callable[[PromptedModel, int, Mapping[str, float]], None]
-    command: str = "train"
+    command: str | None = "train"
+    may_differ: Collection[str] = ("output",)
+    finish: Callable[[Progress], None] = lambda progress: None
     survivors: Mapping[int, int] | None = None
     candidates_at_once: int | None = None
 
 
-def one_process(command: str = "train") -> Accelerator:
+def one_process(command: str | None = "train") -> Accelerator:
     """Returns what runs the backward.
 
     Args:
-        command: that is to be one process.
+        command: that is to be one process; None where that is a call of the library.
 
     Raises:
         ConfigError: this is one of several processes.
@@ -89,7 +93,7 @@ def one_process(command: str = "train") -> Accelerator:
     if accelerator.num_processes > 1:
         raise ConfigError(
             f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
-            f"Start it with `ptuning {command}`, without a launcher."
+            f"Start it {'' if command is None else f'with `ptuning {command}`, '}without a launcher."
         )
     return accelerator
 
@@ -120,9 +124,16 @@ def execute(
     with claimed(directory):
         check_start(directory, resume=resume, overwrite=overwrite)  # nobody else writes from here on
         if resume:
-            check_settings(directory, course.settings, course.load_settings, command=course.command)
+            check_settings(
+                directory,
+                course.settings,
+                course.load_settings,
+                may_differ=course.may_differ,
+                command=course.command,
+            )
         seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
         model: PromptedModel | None = None
+        trunk: TrunkPlan | None = None
         try:
             is_going_on = resume and (directory / CHECKPOINT_NAME).exists()
             start, *others = [_with_any_start(own) if is_going_on else own for own in configs]
@@ -131,10 +142,17 @@ def execute(
             model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds, other_configs=others)
             seen = [*examples, *course.held_out]
             origin = {"data": course.digest, "backbone": backbone.identity.fingerprint}
-            trunk = plan_trunk(directory, model, seen, config, origin=origin)
+            before = reused_trunk(directory / CHECKPOINT_NAME) if is_going_on else None
+            trunk = plan_trunk(directory, model, seen, config, origin=origin, before=before, report=report)
             if not resume:  # nothing is left that could be refused: an old run goes only now
                 start_directory(directory, course.settings)
-            return _run(directory, course, backbone, model, origin, trunk, accelerator, report)
+            progress = _run(directory, course, backbone, model, origin, trunk, accelerator, report)
+            course.finish(progress)
+            return progress
+        except TrainingError:
+            if trunk is not None:
+                forget_trunk(directory)  # the run has to start again
+            raise
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory_error(config, error) from error
@@ -167,7 +185,8 @@ def _run(
     progress = progress or Progress(standings=[Standing() for _ in course.candidates])
     cut_metrics(directory, progress.metric_lines)
     if trunk is not None and not progress.finished:
-        reuse_trunk(directory, model, backbone.tokenizer, trunk, report=report)
+        config = course.candidates[0].config
+        progress.reuses_trunk = reuse_trunk(directory, model, backbone.tokenizer, trunk, config, report=report)
 
     def record(evaluation: EpochReport) -> None:
         line = {
@@ -206,5 +225,6 @@ def _run(
         )
     finally:
         report.stop()
-    forget_trunk(directory)
+    if trunk is not None:
+        forget_trunk(directory)
     return progress

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ptuning.config import RunConfig
 from ptuning.data.batching import Batch, Example, collate, evaluation_batches, join_batches
+from ptuning.inference import TOKENS_AT_ONCE
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.tasks import TaskKind
 from ptuning.training.guard import example_out_of_memory_error, is_out_of_memory
@@ -23,6 +24,11 @@ from ptuning.training.reporting import Reporter
 
 Chosen = Mapping[int, tuple[int, list[Example]]]
 """What goes through the model together: for each candidate the part that its batch is of, and the examples."""
+
+
+def tokens_at_once(config: RunConfig) -> int:
+    """Positions of a batch without gradients, padding included."""
+    return config.training.micro_batch_tokens or max(config.training.batch_tokens or 0, TOKENS_AT_ONCE)
 
 
 class MicroBatches:

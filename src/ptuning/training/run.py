@@ -31,7 +31,7 @@ from ptuning.data.sources import TaskData
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import ConfigError
 from ptuning.heads import has_drawn_pooler
-from ptuning.inference import TOKENS_AT_ONCE, run_examples
+from ptuning.inference import run_examples
 from ptuning.model import PromptedModel, count_trained
 from ptuning.prompts import DeepPrompts
 from ptuning.tasks import Task, TaskKind, get_kind, get_task
@@ -43,6 +43,7 @@ from ptuning.training.directory import PROMPT_NAME, check_start
 from ptuning.training.execution import Course, execute, one_process
 from ptuning.training.guard import collapse_advice
 from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
+from ptuning.training.micro_batches import tokens_at_once
 from ptuning.training.reporting import Reporter, Silent
 
 _USUAL_STEPS = 1500
@@ -290,6 +291,8 @@ def validate(
 ) -> dict[str, float]:
     """Returns a model's metrics on the validation rows of a task, and warns when it says the same of all of them.
 
+    Outputs that are not finite have no metrics: the one that picks the best epoch is not a number then.
+
     Args:
         model: one of its heads is for the task.
         prepared: the task.
@@ -307,8 +310,10 @@ def validate(
         backbone.tokenizer,
         entries=None if entry is None else [entry] * len(examples),
         heads=[head] * len(examples) if head else None,
-        batch_tokens=config.training.micro_batch_tokens or max(config.training.batch_tokens or 0, TOKENS_AT_ONCE),
+        batch_tokens=tokens_at_once(config),
     )
+    if not torch.cat([one.flatten() for one in logits]).isfinite().all():
+        return {metric: math.nan}
     predictions = kind.predict(logits, examples, rows)
     metrics = kind.score(predictions, rows)
     if kind.is_constant(predictions):
@@ -345,6 +350,7 @@ def saved_prompt(
         head={"pooling": config.head.pooling} | ({"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}),
         head_tensors=dict(model.heads[head].state_dict()),
         metrics=dict(metrics),
+        precision=config.training.precision,
         counts=count_parameters(model, backbone, head, entry),
     )
 

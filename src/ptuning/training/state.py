@@ -41,7 +41,8 @@ class Standing:
         best_epoch: the epoch it is from.
         last_score: the latest.
         evaluations_without_gain: for early stopping.
-        is_over: whether it is trained no further: it has stopped early, or was dropped.
+        is_over: whether it is trained no further: it has stopped early, was dropped, or has diverged.
+        has_diverged: whether a loss or gradient of it was not finite.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -52,6 +53,7 @@ class Standing:
     last_score: float = 0.0
     evaluations_without_gain: int = 0
     is_over: bool = False
+    has_diverged: bool = False
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Progress:
         metric_lines: lines of metrics.jsonl that belong to this state.
         seconds: time trained, over all sittings.
         finished: whether nothing is left to train.
+        reuses_trunk: whether the layers below the prompts run once for all; see `trunk_reuse.py`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -77,6 +80,7 @@ class Progress:
     metric_lines: int = 0
     seconds: float = 0.0
     finished: bool = False
+    reuses_trunk: bool = False
 
     @property
     def alive(self) -> list[int]:
@@ -85,6 +89,15 @@ class Progress:
 
 
 _PROGRESS = TypeAdapter(Progress)
+
+
+def reused_trunk(directory: Path) -> bool | None:
+    """Whether a run reuses the trunk, as its `checkpoints/last` says; None without one that can be read."""
+    try:
+        found = json.loads((directory / "state.json").read_text(encoding="utf-8")).get("reuses_trunk")
+    except (OSError, ValueError, AttributeError):
+        return None  # what is wrong with it, `load_state` says
+    return found if isinstance(found, bool) else None
 
 
 def save_state(

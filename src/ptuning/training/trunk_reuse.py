@@ -5,8 +5,9 @@
       states.bin    hidden states of all sequences one after another, in the backbone's precision
 
 The backbone is frozen and those layers see tokens alone, so their output is the same in every epoch: training from it
-equals training without it, but for dropout in those layers, which there is none of. The directory is moved into place
-when it is whole, and deleted when the run is finished.
+equals training without it, but for dropout in those layers, which there is none of. Whether it is done is decided when
+a run begins, and kept in its checkpoints. The directory is moved into place when it is whole, and deleted when the run
+is finished.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from ptuning.backbones.late_start import can_start_late
 from ptuning.config import RunConfig
 from ptuning.data.batching import Example, collate, evaluation_batches
 from ptuning.errors import ConfigError
-from ptuning.inference import TOKENS_AT_ONCE, padding_ids
+from ptuning.inference import padding_ids
 from ptuning.lower_states import LowerStates, map_states, unique_sequences
 from ptuning.model import PromptedModel
 from ptuning.storage import recover_directory, replace_directory
 from ptuning.training.directory import TRUNK_NAME
+from ptuning.training.micro_batches import tokens_at_once
 from ptuning.training.reporting import Reporter
 
 _INDEX, _STATES = "index.json", "states.bin"
 _FORMAT = 1
+_ADVICE = "Make room on the disk or give another --output, or set training.trunk_reuse to off or auto."
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class TrunkPlan:
         sequences: every different sequence: its key, and an example that has it with its number there.
         lengths: tokens of each.
         index: what `index.json` holds.
+        is_asked: whether going without it is an error.
     """
 
     sequences: dict[bytes, tuple[Example, int]]
     lengths: list[int]
     index: dict[str, Any]
+    is_asked: bool
 
 
 def plan_trunk(
@@ -58,6 +63,8 @@ def plan_trunk(
     config: RunConfig,
     *,
     origin: Mapping[str, str],
+    before: bool | None,
+    report: Reporter,
 ) -> TrunkPlan | None:
     """Returns what `reuse_trunk` is to do, or None where the trunk is not to be reused.
 
@@ -67,15 +74,19 @@ def plan_trunk(
         examples: that it will see.
         config: resolved settings.
         origin: what tells data and backbone from others.
+        before: what a run that goes on did; None for one that begins. It goes on so, since without reuse there is
+            dropout in the layers below.
+        report: who is told why it is not reused where it could be.
 
     Raises:
         ConfigError: `training.trunk_reuse` is on, and it cannot be.
     """
-    wanted = config.training.trunk_reuse
-    if wanted == "off":
+    if config.training.trunk_reuse == "off" or before is False:
         return None
-    obstacle = _obstacle(model, config)
+    is_asked = config.training.trunk_reuse == "on" or before is True
+    obstacle = _obstacle(model, config, is_asked=is_asked)
     if obstacle is None:
+        recover_directory(directory / TRUNK_NAME)
         sequences = unique_sequences(examples)
         lengths = [len(example.sequences[number]) for example, number in sequences.values()]
         parameter = next(model.backbone.parameters())
@@ -90,16 +101,23 @@ def plan_trunk(
             "num_tokens": sum(lengths),
             "num_bytes": sum(lengths) * hidden_size * parameter.element_size(),
         }
+        lack = None
         if not _is_there(directory / TRUNK_NAME, index):
-            obstacle = _lack_of_space(directory, int(index["num_bytes"]))
-        if obstacle is None:
-            return TrunkPlan(sequences, lengths, index)
-    if wanted == "on":
-        raise ConfigError(f"training.trunk_reuse is on, but {obstacle}. Set it to off or auto.")
+            lack = _foreign(directory / TRUNK_NAME) or _lack_of_space(directory, int(index["num_bytes"]))
+        if lack is None:
+            return TrunkPlan(sequences, lengths, index, is_asked)
+        obstacle = lack
+        if not is_asked:
+            report.note(f"the layers below the prompts run in every epoch, since {lack}")
+    if is_asked:
+        then = " (as when this run began)" if before else ""
+        raise ConfigError(f"training.trunk_reuse is on{then}, but {obstacle}. {_ADVICE}")
     return None
 
 
-def reuse_trunk(directory: Path, model: PromptedModel, tokenizer: Any, plan: TrunkPlan, *, report: Reporter) -> None:
+def reuse_trunk(
+    directory: Path, model: PromptedModel, tokenizer: Any, plan: TrunkPlan, config: RunConfig, *, report: Reporter
+) -> bool:
     """Gives a model the output of its layers below the prompts for all sequences of a plan.
 
     Args:
@@ -107,23 +125,34 @@ def reuse_trunk(directory: Path, model: PromptedModel, tokenizer: Any, plan: Tru
         model: on its device.
         tokenizer: for padding.
         plan: of `plan_trunk`.
+        config: resolved settings.
         report: who is told.
 
+    Returns:
+        Whether it did; not where the disk could not be written, and the plan allows to go without.
+
     Raises:
-        OSError: the disk cannot be written.
+        ConfigError: the disk cannot be written, and the plan does not.
     """
     trunk, index = directory / TRUNK_NAME, plan.index
-    recover_directory(trunk)
     model.start_late()
     if not _is_there(trunk, index):
         report.note(
-            f"running the {index['first_layer']} layers below the prompts once for {len(plan.lengths)} sequences; "
-            f"their output takes {index['num_bytes'] / 1e6:.1f} MB until the run is finished"
+            f"running the {index['first_layer']} layers below the prompts once for {len(plan.lengths)} sequences, "
+            f"without dropout there; their output takes {index['num_bytes'] / 1e6:.1f} MB until the run is finished"
         )
-        replace_directory(trunk, lambda made: _write(made, model, tokenizer, plan))
+        try:
+            replace_directory(trunk, lambda made: _write(made, model, tokenizer, plan, tokens_at_once(config)))
+        except OSError as error:
+            lack = f"their output cannot be written to {directory}: {error.strerror or error}"
+            if plan.is_asked:
+                raise ConfigError(f"training.trunk_reuse is on, but {lack}. {_ADVICE}") from error
+            report.note(f"the layers below the prompts run in every epoch, since {lack}")
+            return False
     dtype = getattr(torch, index["dtype"])
     states = map_states(str(trunk / _STATES), index["num_tokens"], index["hidden_size"], dtype)
     model.lower_states = LowerStates(states, zip(plan.sequences, plan.lengths, strict=True))
+    return True
 
 
 def forget_trunk(directory: Path) -> None:
@@ -131,17 +160,23 @@ def forget_trunk(directory: Path) -> None:
     shutil.rmtree(directory / TRUNK_NAME, ignore_errors=True)
 
 
-def _obstacle(model: PromptedModel, config: RunConfig) -> str | None:
-    """Why the layers below cannot be run once for all, or would not be worth it; None where they can and are."""
+def _obstacle(model: PromptedModel, config: RunConfig, *, is_asked: bool) -> str | None:
+    """Why the layers below cannot be run once for all, or are not where it was not asked for; None where they are."""
     trunk, family = find_trunk(model.backbone)
     if model.lowest_prompted_layer == 0:
-        return f"prompts.layers is {config.prompts.layers!r}, which leaves no layer below the prompts"
+        whose = "" if len(model.bank) == 1 else " of some candidate"
+        return f"the prompts{whose} begin at layer 0 (prompts.layers), which leaves no layer below them"
     if not can_start_late(trunk, family):
         return f"the lower layers of this {family.model_type} cannot be left out"
     if len(model.shifts) > 1:
         return "candidates shift positions by different prompt lengths"
-    if config.training.trunk_reuse == "auto" and (config.training.epochs or 0) < 2:
+    if is_asked:
+        return None
+    if (config.training.epochs or 0) < 2 and len(model.bank) == 1:
         return "there is one epoch only"
+    dropout = config.training.backbone_dropout
+    if isinstance(dropout, float | int) and dropout > 0.0:
+        return "training.backbone_dropout asks for dropout in the layers below"
     return None
 
 
@@ -155,6 +190,11 @@ def _is_there(directory: Path, index: Mapping[str, Any]) -> bool:
     return bool(found == index) and size == index["num_bytes"]
 
 
+def _foreign(trunk: Path) -> str | None:
+    others = sorted({path.name for path in trunk.iterdir()} - {_INDEX, _STATES}) if trunk.is_dir() else []
+    return f"{trunk} holds {', '.join(others)}, which no run has written" if others else None
+
+
 def _lack_of_space(directory: Path, num_bytes: int) -> str | None:
     free = shutil.disk_usage(directory).free
     if num_bytes * 1.05 < free:
@@ -165,7 +205,7 @@ def _lack_of_space(directory: Path, num_bytes: int) -> str | None:
     )
 
 
-def _write(directory: Path, model: PromptedModel, tokenizer: Any, plan: TrunkPlan) -> None:
+def _write(directory: Path, model: PromptedModel, tokenizer: Any, plan: TrunkPlan, batch_tokens: int) -> None:
     singles = [_alone(example, number) for example, number in plan.sequences.values()]
     device = next(model.backbone.parameters()).device
     num_tokens, hidden_size, dtype = (plan.index[name] for name in ("num_tokens", "hidden_size", "dtype"))
@@ -174,7 +214,7 @@ def _write(directory: Path, model: PromptedModel, tokenizer: Any, plan: TrunkPla
     was_training = model.training
     model.eval()
     try:
-        for indices in evaluation_batches(plan.lengths, batch_tokens=TOKENS_AT_ONCE):
+        for indices in evaluation_batches(plan.lengths, batch_tokens=batch_tokens):
             batch = collate([singles[i] for i in indices], *padding_ids(tokenizer)).to(device)
             hidden_states = model.lower_layers(batch.input_ids, batch.attention_mask, batch.token_type_ids).cpu()
             for i, own in zip(indices, hidden_states, strict=True):
