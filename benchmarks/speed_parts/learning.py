@@ -52,10 +52,7 @@ def train_to_score(options: Options, real_set: RealSet, *, epochs: int, with_pef
         while active:
             for name, worker in list(active.items()):
                 worker.advance()
-                reached = _turns_to(worker, options.target) is not None
-                if worker.is_over or (
-                    name == PEFT and (reached or len(worker.seconds) >= options.usual_epochs * usual_epoch)
-                ):
+                if worker.is_over or (name == PEFT and _is_enough(worker, options, usual_epoch)):
                     worker.stop()
                     del active[name]
         return {name: _result(worker, options, of_epoch if name != PEFT else None) for name, worker in workers.items()}
