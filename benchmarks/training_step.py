@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --backbone roberta-base --device cuda --precision bf16
+    python benchmarks/training_step.py --precision bf16 --profile
 
 What is timed: forward, cross entropy of a linear head, backward to prompts and head, one AdamW step. Both sides have
 the same backbone, batch of random tokens, storage precision, number of virtual tokens, shifted positions (PEFT knows no
@@ -10,7 +11,8 @@ gradients must agree: what is compared is one computation.
 
 Unit: milliseconds a step. Each repeat runs one step of each side, in turns that alternate; the numbers are medians over
 `--repeats` after `--warmup` uncounted steps a side. The ratio is PEFT's median over ours: above 1, ours is faster.
-`off` and `on` say whether the frozen backbone's own dropout acts. The last line is one JSON object.
+`off` and `on` say whether the frozen backbone's own dropout acts. `--profile` adds where our step's time goes on a CPU,
+by kind of operation, measured after the timing. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from typing import Any
 
 import torch
+from speed_parts.profile import profile_step
 from speed_parts.sides import Setup, check_equal, our_side, peft_side, start_equal, timed_step
 from torch import Tensor
 
@@ -43,6 +47,10 @@ def main() -> None:
     print(f"{'backbone dropout':<18}{'ptuning ms':>12}{'peft ms':>12}{'ratio':>9}")
     for mode, result in results.items():
         print(f"{mode:<18}{result['ptuning_ms']:>12.1f}{result['peft_ms']:>12.1f}{result['ratio']:>9.3f}")
+    for mode, result in results.items():
+        if "profile" in result:
+            shares = ", ".join(f"{kind} {share:.1%}" for kind, share in result["profile"].items())
+            print(f"ours, dropout {mode}: {shares}")
     print(json.dumps({"benchmark": "training_step", **vars(arguments), "device": where, "dropout": results}))
 
 
@@ -58,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="say where the time of our step goes")
     return parser.parse_args()
 
 
@@ -77,7 +86,7 @@ def _batch(arguments: argparse.Namespace) -> dict[str, Tensor]:
     return {name: tensor.to(arguments.device) for name, tensor in batch.items()}
 
 
-def _compare(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str) -> dict[str, float]:
+def _compare(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str) -> dict[str, Any]:
     setup = Setup(arguments.backbone, arguments.device, arguments.prompt_length, NUM_CLASSES, has_dropout=mode == "on")
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     sides = {"ptuning": our_side(setup, dtype), "peft": peft_side(setup, dtype)}
@@ -93,7 +102,9 @@ def _compare(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str)
             if repeat >= arguments.warmup:
                 times[name].append(seconds * 1000)
     medians = {name: statistics.median(values) for name, values in times.items()}
+    profiled = {"profile": profile_step(sides["ptuning"], inputs, batch["labels"])} if arguments.profile else {}
     return {
+        **profiled,
         "ptuning_ms": round(medians["ptuning"], 3),
         "peft_ms": round(medians["peft"], 3),
         "ratio": round(medians["peft"] / medians["ptuning"], 4),

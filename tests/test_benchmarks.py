@@ -45,12 +45,16 @@ def backbone() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--ragged"]], ids=["full", "ragged"])
+@pytest.mark.parametrize("more", [[], ["--ragged", "--profile"]], ids=["full", "ragged"])
 def test_both_sides_of_a_step_compute_the_same(more: list[str], backbone: Path, tmp_path: Path) -> None:
     sizes = ["--batch-size", "3", "--seq-len", "8", "--prompt-length", "4", "--repeats", "2", "--warmup", "1"]
     line = _last_line("training_step.py", "--backbone", str(backbone), *sizes, *more, cwd=tmp_path)
     dropout = line["dropout"]
     assert isinstance(dropout, dict) and set(dropout) == {"off", "on"}
+    if "--profile" in more:
+        shares = dropout["on"]["profile"]
+        assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+        assert {"products of the layers", "random numbers"} <= set(shares)
 
 
 def test_attention_in_steps_computes_what_the_fused_kernel_does(tmp_path: Path) -> None:
