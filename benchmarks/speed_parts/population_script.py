@@ -24,7 +24,7 @@ def main() -> None:
     candidates = [{"training.learning_rate": rate} for rate in job["rates"]]
     result = train_population(config, candidates, halving=job["halving"])
     summary = {
-        "scores": [round(candidate.score, 4) for candidate in result.candidates],
+        "scores": [round(candidate.score or 0.0, 4) for candidate in result.candidates],
         "epochs_of_candidates": [candidate.epochs for candidate in result.candidates],
         "best": result.best,
         "peak_mb": round(peak_bytes(job["device"]) / 1e6, 1),

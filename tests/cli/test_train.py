@@ -159,3 +159,11 @@ def test_the_config_that_is_kept_is_complete(ptuning: Ptuning, short: list[str],
     config = load_config(tmp_path / "run" / "config.yaml")
     assert config.task == "classification" and config.training.metric == "accuracy"
     assert json.loads((tmp_path / "run" / "prompt" / "config.json").read_text())["task"]["kind"] == "classification"
+
+
+def test_a_population_is_not_for_this_command(ptuning: Ptuning, short: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("run: {task: classification}\ncandidates: [{training.seed: 1}]\n")
+    for arguments in ([tmp_path / "config.yaml"], ["--resume", "--output", tmp_path]):
+        result = ptuning("train", *arguments)
+        assert (result.status, result.out) == (2, "") and result.err.count("\n") == 1
+        assert "has `candidates`, settings of a population, expected those of one run with `task`." in result.err

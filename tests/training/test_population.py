@@ -15,15 +15,18 @@ from torch import Tensor
 import ptuning
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.config.loading import with_overrides
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, TrainingError
 from ptuning.evaluation import evaluate
 from ptuning.inference import run_examples
 from ptuning.model import PromptedModel, trained_parameters
-from ptuning.training import execution
+from ptuning.training import execution, population
+from ptuning.training.directory import claimed
 from ptuning.training.population import PopulationResult, survivors, train_population
+from ptuning.training.reporting import Silent
 from ptuning.training.run import train
 
 TinyRun = Callable[..., Any]
+TOO_HIGH = {"training.learning_rate": 1e30}
 QUIET = {
     "head.dropout": 0.0,
     "training.backbone_dropout": "off",
@@ -99,6 +102,26 @@ def test_in_float32_too_however_many_share_a_forward(
         for name, weights in _saved(tmp_path / str(number) / "prompt").items():
             found = _saved(tmp_path / "population" / "candidates" / str(number) / "prompt")[name]
             torch.testing.assert_close(found, weights, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_on_the_embedded_backbone_too(tiny_run: TinyRun, tmp_path: Path) -> None:
+    minilm = load_backbone("minilm")
+    settings = {**QUIET, "backbone": "minilm"}
+    chosen = [{}, {"training.learning_rate": 0.02, "prompts.prompt_length": 7, "training.seed": 3}]
+    train_population(tiny_run(tmp_path / "population", **settings), chosen, backbone=minilm)
+    for number, own in enumerate(chosen):
+        result = train(tiny_run(tmp_path / str(number), **{**settings, **own}), backbone=minilm)
+        assert result.steps == 50
+        for name, weights in _trained(tmp_path / str(number)).items():
+            together = name.replace("prompts.0.", f"prompts.{number}.").replace("heads.0.", f"heads.{number}.")
+            torch.testing.assert_close(_trained(tmp_path / "population")[together], weights, rtol=0, atol=2e-4)
+
+
+def _trained(run: Path) -> dict[str, Tensor]:
+    """The weights after the last step, by name."""
+    tensors = load_file(run / "checkpoints" / "last" / "tensors.safetensors")
+    return {name: value for name, value in tensors.items() if name.startswith("parameter.")}
 
 
 def test_accumulated_batches_too(tiny_run: TinyRun, backbone: Backbone, tmp_path: Path) -> None:
@@ -194,6 +217,185 @@ def test_a_survivor_ends_as_without_the_others(
         torch.testing.assert_close(found, weights, rtol=0, atol=1e-5)
 
 
+class _Warnings(Silent):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.told.append(text)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 24])
+def test_a_candidate_that_diverges_is_dropped_and_the_others_end_as_without_it(
+    batch_size: int, tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, at its end, and where nothing but its evaluation shows it."""
+    settings = {**QUIET, "training.batch_size": batch_size, "training.max_steps": None, "training.epochs": 2}
+    report = _Warnings()
+    config, chosen = tiny_run(tmp_path / "population", **settings), [{}, TOO_HIGH, CANDIDATES[1]]
+    result = train_population(config, chosen, backbone=backbone, report=report)
+    (told,) = [text for text in report.told if "finite" in text]
+    assert told.startswith("candidate 1: the ") and "(learning_rate 1e+30, " in told
+    assert told.endswith("set training.precision to fp32 another time. It is trained no further.")
+    lost = result.candidates[1]
+    assert lost.has_diverged and (lost.score, lost.metrics, lost.best_epoch, lost.epochs) == (None, {}, 0, 0)
+    assert result.best != 1
+    written = json.loads((tmp_path / "population" / "population.json").read_text())["candidates"][1]
+    assert (written["score"], written["has_diverged"]) == (None, True)
+    for number in (0, 2):
+        alone = train(tiny_run(tmp_path / str(number), **{**settings, **chosen[number]}), backbone=backbone)
+        own = result.candidates[number]
+        assert not own.has_diverged and (own.score, own.epochs) == (alone.metrics["accuracy"], 2)
+        for name, weights in _saved(tmp_path / str(number) / "prompt").items():
+            found = _saved(tmp_path / "population" / "candidates" / str(number) / "prompt")[name]
+            torch.testing.assert_close(found, weights, rtol=0, atol=1e-5)
+
+
+def test_a_diverging_candidate_takes_no_place_among_the_survivors(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
+) -> None:
+    config = tiny_run(tmp_path / "run", **{**QUIET, "training.epochs": 4, "training.max_steps": None})
+    result = train_population(config, [TOO_HIGH, {}, TOO_HIGH, CANDIDATES[1]], halving=2, backbone=backbone)
+    assert sorted(one.epochs for one in result.candidates) == [0, 0, 2, 4]  # two of four go on after an epoch
+
+
+def test_only_where_all_candidates_diverge_is_there_an_error(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
+) -> None:
+    report = _Warnings()
+    with pytest.raises(TrainingError, match=r"^candidate 1: the .*1e\+29.*--overwrite.*All others have diverged too"):
+        train_population(
+            tiny_run(tmp_path / "run", **QUIET),
+            [TOO_HIGH, {"training.learning_rate": 1e29}],
+            backbone=backbone,
+            report=report,
+        )
+    assert [text[:12] for text in report.told] == ["candidate 0:"]
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives each candidate the scores that are said, evaluation after evaluation."""
+
+    def script(*scores: list[float]) -> None:
+        coming = [iter(own) for own in scores]
+        monkeypatch.setattr(population, "validate", lambda *_, entry, **__: {"accuracy": next(coming[entry])})
+
+    return script
+
+
+def test_a_candidate_that_diverges_later_keeps_its_score(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, scripted: Callable[..., None]
+) -> None:
+    scripted([0.7, float("nan")], [0.1, 0.2, 0.3, 0.4])
+    config = tiny_run(tmp_path / "run", **{**QUIET, "training.epochs": 4, "training.max_steps": None})
+    result = train_population(config, [{}, {"training.seed": 3}], backbone=backbone)
+    first = result.candidates[0]
+    assert (first.score, first.best_epoch, first.epochs, first.has_diverged) == (0.7, 1, 1, True)
+    assert result.best == 0
+    assert ptuning.read_prompt(tmp_path / "run" / "prompt").metrics == {"accuracy": 0.7}
+
+
+def test_candidates_that_stop_early_take_no_place_among_the_survivors(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, scripted: Callable[..., None]
+) -> None:
+    scripted([0.9, 0.9], [0.1, 0.5, 0.5, 0.5], [0.2, 0.6, 0.6, 0.7, 0.7, 0.7, 0.7, 0.7], [0.3, 0.4])
+    config = tiny_run(tmp_path / "run", **{**QUIET, "training.epochs": 8, "training.max_steps": None})
+    candidates = [{"training.early_stopping": 1}, *({"training.seed": seed} for seed in (1, 2, 3))]
+    result = train_population(config, candidates, halving=2, backbone=backbone)
+    assert [one.epochs for one in result.candidates] == [2, 4, 8, 2]
+    assert result.best == 0
+
+
+def test_halving_counts_the_epochs_that_max_steps_leaves(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, scripted: Callable[..., None]
+) -> None:
+    scripted([0.4] * 4, [0.3] * 4, [0.2] * 4, [0.1] * 4)
+    config = tiny_run(tmp_path / "run", **{**QUIET, "training.epochs": 100, "training.max_steps": 12})  # 3 an epoch
+    result = train_population(config, [{"training.seed": seed} for seed in range(4)], halving=2, backbone=backbone)
+    assert [one.epochs for one in result.candidates] == [4, 2, 1, 1]
+
+
+def test_epochs_without_an_evaluation_count(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, scripted: Callable[..., None]
+) -> None:
+    scripted([0.4, 0.5], [0.3, 0.3])
+    more = {"training.epochs": 4, "training.max_steps": None, "training.evaluation_epochs": 2}
+    result = train_population(
+        tiny_run(tmp_path / "run", **{**QUIET, **more}), [{}, {"training.seed": 3}], backbone=backbone
+    )
+    assert [one.epochs for one in result.candidates] == [4, 4]
+
+
+def test_warnings_name_their_candidate(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptuning.tasks.classification import Classification
+
+    monkeypatch.setattr(Classification, "is_constant", lambda *_: True)
+    report = _Warnings()
+    config = tiny_run(tmp_path / "run", **{**QUIET, "training.epochs": 1})
+    train_population(config, [{}, {"training.seed": 3}], backbone=backbone, report=report)
+    assert [text[:38] for text in report.told] == [
+        f"candidate {number}: every validation row gets" for number in (0, 1)
+    ]
+
+
+def test_results_are_written_while_nobody_else_can_write(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    write = population.save_prompt
+
+    def try_to_claim(directory: Path, saved: Any) -> None:
+        with pytest.raises(ConfigError, match="another process is training"), claimed(tmp_path / "run"):
+            pass
+        refused.append(directory.relative_to(tmp_path / "run").as_posix())
+        write(directory, saved)
+
+    monkeypatch.setattr(population, "save_prompt", try_to_claim)
+    train_population(tiny_run(tmp_path / "run", **{"training.epochs": 1}), [{}], backbone=backbone)
+    assert refused == ["candidates/0/prompt", "prompt"]
+
+
+def test_a_population_that_was_moved_goes_on(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_run(tmp_path / "run", **{"training.epochs": 1})
+    first = train_population(config, [{}, {"training.seed": 3}], backbone=backbone)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for output in ("elsewhere", str(tmp_path / "elsewhere")):
+        moved = with_overrides(config, {"output": output})
+        again = train_population(moved, [{}, {"training.seed": 3}], resume=True, backbone=backbone)
+        assert (again.directory, again.candidates) == (Path(output), first.candidates)
+
+
+def test_a_candidates_directory_is_no_place_for_a_run(tiny_run: TinyRun, backbone: Backbone, tmp_path: Path) -> None:
+    train_population(tiny_run(tmp_path / "run", **{"training.epochs": 1}), [{}, {}], backbone=backbone)
+    before = (tmp_path / "run" / "candidates" / "1" / "prompt" / "prompts.safetensors").stat()
+    for name, how in (("1", {"resume": True}), ("1", {"overwrite": True}), ("7", {})):
+        own = tiny_run(tmp_path / "run" / "candidates" / name)
+        for start in (train, lambda config, **how: train_population(config, [{}], **how)):
+            with pytest.raises(ConfigError, match=r"is a candidate of the population in .*train_population\(\.\.\."):
+                start(own, backbone=backbone, **how)
+    assert (tmp_path / "run" / "candidates" / "1" / "prompt" / "prompts.safetensors").stat() == before
+    assert not (tmp_path / "run" / "candidates" / "7").exists()
+
+
+def test_a_run_and_a_population_do_not_go_on_as_each_other(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
+) -> None:
+    short = {"training.epochs": 1}
+    run, of_many = tiny_run(tmp_path / "run", **short), tiny_run(tmp_path / "population", **short)
+    train(run, backbone=backbone)
+    train_population(of_many, [{}], backbone=backbone)
+    with pytest.raises(ConfigError, match=r"config.yaml has settings of other training.*overwrite=True"):
+        train_population(run, [{}], resume=True, backbone=backbone)
+    with pytest.raises(ConfigError, match=r"has `candidates`, settings of a population.*train_population\("):
+        train(of_many, resume=True, backbone=backbone)
+
+
 def test_a_stopped_population_goes_on_and_ends_the_same(
     tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,13 +411,35 @@ def test_a_stopped_population_goes_on_and_ends_the_same(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(execution, "save_state", stop)
         train_population(tiny_run(tmp_path / "run", **settings), CANDIDATES[:4], halving=2, backbone=backbone)
-    with pytest.raises(ConfigError, match="was started with other settings: halving 2 then, None now"):
+    changed = "was started with other settings: halving 2 then, None now.*give the same to train_population"
+    with pytest.raises(ConfigError, match=changed):
         train_population(tiny_run(tmp_path / "run", **settings), CANDIDATES[:4], resume=True, backbone=backbone)
     config = tiny_run(tmp_path / "run", **settings)
     train_population(config, CANDIDATES[:4], halving=2, resume=True, backbone=backbone)
     for number in range(4):
         for name, weights in _saved(tmp_path / "whole" / "candidates" / str(number) / "prompt").items():
             assert torch.equal(_saved(tmp_path / "run" / "candidates" / str(number) / "prompt")[name], weights)
+
+
+def test_a_population_that_lost_a_candidate_goes_on_and_ends_the_same(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"training.batch_size": 1, "training.checkpoint_steps": 7}  # of 24 steps an epoch; dropout is on
+    train_population(tiny_run(tmp_path / "whole", **settings), [{}, TOO_HIGH], backbone=backbone)
+    save, calls = execution.save_state, iter(range(9))
+
+    def stop(*args: Any, **more: Any) -> None:
+        save(*args, **more)
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(execution, "save_state", stop)
+        train_population(tiny_run(tmp_path / "run", **settings), [{}, TOO_HIGH], backbone=backbone)
+    result = train_population(tiny_run(tmp_path / "run", **settings), [{}, TOO_HIGH], resume=True, backbone=backbone)
+    assert [one.has_diverged for one in result.candidates] == [False, True]
+    for name, weights in _saved(tmp_path / "whole" / "prompt").items():
+        assert torch.equal(_saved(tmp_path / "run" / "prompt")[name], weights)
 
 
 @pytest.mark.parametrize(

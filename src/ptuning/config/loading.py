@@ -35,6 +35,11 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             f"{path} has `tasks`, settings of multi-task training, expected those of one run with `task`. Use "
             f"`ptuning multitask {path}`, or name another file."
         )
+    if "candidates" in settings:
+        raise ConfigError(
+            f"{path} has `candidates`, settings of a population, expected those of one run with `task`. Go on with a "
+            "population by train_population(..., resume=True), or name another file."
+        )
     recipe = overrides.get("recipe", settings.get("recipe", "default"))
     merged: dict[str, Any] = {}
     if recipe != "default":

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from ptuning.config import RunConfig
 from ptuning.errors import PtuningError, TrainingError
 
 
-def check_finite(what: str, value: float, config: RunConfig, step: int) -> None:
-    """Stops at a loss or gradient that is not a number.
+def divergence(what: str, value: float, config: RunConfig, step: int) -> str:
+    """What to say of a loss or gradient that is infinite or not a number.
 
     Args:
         what: is looked at.
         value: that it has.
         config: of the run.
         step: optimizer steps done.
-
-    Raises:
-        TrainingError: the value is infinite or not a number.
     """
-    if math.isfinite(value):
-        return
     training = config.training
-    raise TrainingError(
+    return (
         f"{what} became {value} by step {step} (learning_rate {training.learning_rate:g}, precision "
         f"{training.precision}), expected a finite number. Lower training.learning_rate to "
-        f"{training.learning_rate / 5:g}, or set training.precision to fp32, and start again with --overwrite. "
-        "The saved prompt, if there is one yet, is from before."
+        f"{training.learning_rate / 5:g}, or set training.precision to fp32"
     )
 
 

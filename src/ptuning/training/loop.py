@@ -22,10 +22,11 @@ from torch import Tensor
 
 from ptuning.config import RunConfig
 from ptuning.data.batching import Example, LengthBatches, MixedBatches
+from ptuning.errors import TrainingError
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel, candidate_parameters, is_head_parameter
 from ptuning.tasks import TaskKind
-from ptuning.training.guard import check_finite
+from ptuning.training.guard import divergence
 from ptuning.training.micro_batches import Chosen, MicroBatches
 from ptuning.training.reporting import Reporter
 from ptuning.training.schedule import schedule_factor
@@ -90,7 +91,8 @@ class Hooks:
     """What the loop calls.
 
     Attributes:
-        evaluate: returns the validation metrics of a candidate as it is.
+        evaluate: returns the validation metrics of a candidate as it is; the deciding one is not finite where it has
+            diverged.
         record: called after each evaluation, before the checkpoint.
         checkpoint: called with the state of the run, whenever it should be kept.
     """
@@ -164,11 +166,12 @@ def fit(
         progress: where the run stands; updated in place.
         hooks: evaluation and what is kept.
         report: who is told.
-        survivors: after an epoch (from 1), how many of the candidates go on; the others are dropped.
+        survivors: after an epoch (from 1), how many of the candidates go on at most; the others are dropped.
         candidates_at_once: how many share a forward; all by default.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite, or a single example does not fit into memory.
+        TrainingError: all candidates have diverged, which are dropped when a loss, a gradient or an output in
+            validation is not finite; or a single example does not fit into memory.
     """
     training = candidates[0].config.training  # what all of them have in common
     factors, epoch_ends = _schedules(candidates)
@@ -183,15 +186,15 @@ def fit(
     report.start(total_steps, progress.step)
     model.train()
     while not progress.finished:
-        alive = progress.alive
-        orders = {number: candidates[number].batches.batches(progress.epoch) for number in alive}
-        num_batches = len(orders[alive[0]])
+        orders = {number: candidates[number].batches.batches(progress.epoch) for number in progress.alive}
+        num_batches = max(map(len, orders.values()), default=0)  # as many for all
         losses: list[tuple[int, Tensor]] = []  # not read yet, as the norms
         norms: list[tuple[int, Tensor]] = []
-        while progress.batch < num_batches and progress.step < total_steps:
+        while progress.alive and progress.batch < num_batches and progress.step < total_steps:
+            alive = progress.alive  # fewer when one has diverged
             size = min(training.accumulation, num_batches - progress.batch)
             places = range(progress.batch, progress.batch + size)
-            batches = _batches(parts, orders, places, candidates_at_once or len(alive))
+            batches = _batches(parts, orders, alive, places, candidates_at_once or len(alive))
             losses += micro_batches.backward(batches, size)
             for number in alive:
                 limit = candidates[number].config.training.max_grad_norm
@@ -204,21 +207,21 @@ def fit(
             progress.step += 1
             is_kept = training.checkpoint_steps is not None and progress.step % training.checkpoint_steps == 0
             if len(losses) >= _LOSSES_AT_ONCE * len(alive) or is_kept or progress.batch >= num_batches:
-                _read(losses, norms, progress, candidates)
+                _read(losses, norms, progress, candidates, report)
                 report.step(progress.step, fmean(progress.standings[n].loss_sum for n in alive) / progress.batch)
             if is_kept and progress.batch < num_batches:
                 progress.seconds = time.monotonic() - started
                 hooks.checkpoint(progress)
-        _read(losses, norms, progress, candidates)
+        _read(losses, norms, progress, candidates, report)
         epoch, is_last = progress.epoch + 1, progress.epoch + 1 == training.epochs or progress.step >= total_steps
         if is_last or epoch % (training.evaluation_epochs or 1) == 0 or epoch in (survivors or {}):
-            for number in alive:
-                _evaluate(number, candidates[number], metric, started, progress, hooks, report)
-        for number in alive:
-            progress.standings[number].loss_sum = 0.0
-        if survivors is not None and progress.epoch + 1 in survivors:
-            by_score = sorted(alive, key=lambda number: -progress.standings[number].last_score)
-            for number in by_score[survivors[progress.epoch + 1] :]:
+            for number in progress.alive:
+                _evaluate(number, candidates, metric, started, progress, hooks, report)
+        for standing in progress.standings:
+            standing.loss_sum = 0.0
+        if survivors is not None and epoch in survivors:
+            by_score = sorted(progress.alive, key=lambda number: -progress.standings[number].last_score)
+            for number in by_score[survivors[epoch] :]:
                 progress.standings[number].is_over = True
         progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.finished = progress.epoch == training.epochs or progress.step >= total_steps or not progress.alive
@@ -244,6 +247,7 @@ def _schedules(candidates: Sequence[Candidate]) -> tuple[list[Callable[[int], fl
 def _batches(
     parts: Sequence[Part],
     orders: Mapping[int, Sequence[tuple[int, list[int]]]],
+    alive: Sequence[int],
     places: Iterable[int],
     candidates_at_once: int,
 ) -> list[Chosen]:
@@ -252,10 +256,10 @@ def _batches(
     Args:
         parts: the data sets.
         orders: for each candidate the batches of the epoch.
+        alive: the candidates that are trained.
         places: of the step in them.
         candidates_at_once: how many share a forward.
     """
-    alive = list(orders)
     together = [alive[start : start + candidates_at_once] for start in range(0, len(alive), candidates_at_once)]
     chosen = [{number: orders[number][place] for number in some} for place in places for some in together]
     return [
@@ -266,7 +270,7 @@ def _batches(
 
 def _evaluate(
     number: int,
-    candidate: Candidate,
+    candidates: Sequence[Candidate],
     metric: str,
     started: float,
     progress: Progress,
@@ -276,6 +280,9 @@ def _evaluate(
     """Scores a candidate at the end of an epoch, and notes how it stands."""
     standing = progress.standings[number]
     metrics = hooks.evaluate(number)
+    if not math.isfinite(metrics[metric]):
+        _drop(number, f"the validation {metric}", metrics[metric], progress, candidates, report)
+        return
     progress.seconds = time.monotonic() - started
     standing.last_score = metrics[metric]
     is_best = standing.best_score is None or metrics[metric] > standing.best_score
@@ -293,7 +300,7 @@ def _evaluate(
     name = None if len(progress.standings) == 1 else number
     report.evaluated(epoch, train_loss, metrics, metric, is_best, candidate=name)
     progress.metric_lines += 1
-    patience = candidate.config.training.early_stopping or math.inf
+    patience = candidates[number].config.training.early_stopping or math.inf
     standing.is_over = standing.evaluations_without_gain >= patience
 
 
@@ -302,15 +309,45 @@ def _read(
     norms: list[tuple[int, Tensor]],
     progress: Progress,
     candidates: Sequence[Candidate],
+    report: Reporter,
 ) -> None:
-    """Adds losses to the epoch's sums, in order, and makes sure that they and the gradients' norms are finite."""
+    """Adds losses to the epoch's sums, in order, and drops candidates whose losses or gradients' norms are not finite.
+
+    Their parameters are no numbers by then, which does not matter to the others: no row of a batch sees another.
+
+    Raises:
+        TrainingError: all candidates have diverged.
+    """
     if not losses:
         return
     values = torch.stack([value for _, value in (*losses, *norms)]).tolist()  # one wait for the device
-    for (number, _), loss in zip(losses, values[: len(losses)], strict=True):
-        check_finite("the loss", loss, candidates[number].config, progress.step)
-        progress.standings[number].loss_sum += loss
-    for (number, _), norm in zip(norms, values[len(losses) :], strict=True):
-        check_finite("the norm of the gradients", norm, candidates[number].config, progress.step)
+    wrong: dict[int, tuple[str, float]] = {}
+    for place, ((number, _), value) in enumerate(zip((*losses, *norms), values, strict=True)):
+        is_loss = place < len(losses)
+        if not math.isfinite(value):
+            wrong.setdefault(number, ("the loss" if is_loss else "the norm of the gradients", value))
+        elif is_loss:
+            progress.standings[number].loss_sum += value
     losses.clear()
     norms.clear()
+    for number, (what, value) in wrong.items():
+        _drop(number, what, value, progress, candidates, report)
+
+
+def _drop(
+    number: int, what: str, value: float, progress: Progress, candidates: Sequence[Candidate], report: Reporter
+) -> None:
+    """Trains a candidate no further that has diverged.
+
+    Raises:
+        TrainingError: all have.
+    """
+    progress.standings[number].is_over = progress.standings[number].has_diverged = True
+    said = divergence(what, value, candidates[number].config, progress.step)
+    whose, also = (f"candidate {number}: ", " All others have diverged too.") if len(candidates) > 1 else ("", "")
+    if all(standing.has_diverged for standing in progress.standings):
+        raise TrainingError(
+            f"{whose}{said}, and start again with --overwrite. The saved prompt, if there is one yet, is from before."
+            f"{also}"
+        )
+    report.warn(f"{whose}{said} another time. It is trained no further.")

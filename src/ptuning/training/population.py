@@ -42,9 +42,9 @@ from ptuning.training.directory import (
     PROMPT_NAME,
     check_start,
 )
-from ptuning.training.execution import Course, execute
-from ptuning.training.loop import Candidate, Part
-from ptuning.training.reporting import Reporter, Silent
+from ptuning.training.execution import Course, execute, one_process
+from ptuning.training.loop import Candidate, Part, epochs_for_steps
+from ptuning.training.reporting import Named, Reporter, Silent
 from ptuning.training.run import (
     PreparedTask,
     batches_of,
@@ -57,6 +57,7 @@ from ptuning.training.run import (
     validate,
     with_absolute_paths,
 )
+from ptuning.training.state import Progress
 
 MAY_DIFFER = (
     "head.dropout",
@@ -104,18 +105,21 @@ class CandidateResult:
     Attributes:
         number: of the candidate, from 0.
         settings: in which it differs.
-        score: the best value of the deciding metric, a fraction in [0, 1] for most.
+        score: the best value of the deciding metric, a fraction in [0, 1] for most; None where it diverged before it
+            was ever scored.
         metrics: validation metrics of that epoch.
-        best_epoch: from 1.
-        epochs: that it was trained; fewer than the others where it was dropped or stopped early.
+        best_epoch: from 1; 0 where it was never scored.
+        epochs: after which it was last scored; fewer than the others where it was dropped, stopped early or diverged.
+        has_diverged: whether its loss or gradients became infinite or not a number; it was trained no further then.
     """
 
     number: int
     settings: dict[str, Any]
-    score: float
+    score: float | None
     metrics: dict[str, float]
     best_epoch: int
     epochs: int
+    has_diverged: bool
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def train_population(
     prepared: PreparedTask | None = None,
     report: Reporter | None = None,
 ) -> PopulationResult:
-    """Trains candidates side by side.
+    """Trains candidates side by side. One that diverges is dropped, with a warning.
 
     Args:
         config: what they have in common.
@@ -168,7 +172,8 @@ def train_population(
 
     Raises:
         ConfigError: a setting that candidates cannot differ in, or as `train`.
-        DataError, BackboneError, CheckpointError, TrainingError: as `train`.
+        DataError, BackboneError, CheckpointError: as `train`.
+        TrainingError: all candidates have diverged, or memory ran out.
     """
     report = report or Silent()
     config = with_absolute_paths(config)
@@ -176,6 +181,7 @@ def train_population(
     own = [_absolute(config, settings) for settings in candidates]
     _check_differences(own)
     check_start(directory, resume=resume, overwrite=overwrite)
+    one_process(None)  # before anything is loaded
     backbone = backbone or load_backbone_of(config)
     prepared = prepared or prepare_task(config, backbone)
     for note in prepared.data.notes:
@@ -186,12 +192,13 @@ def train_population(
         resolve_config(one, prepared, backbone, directory / CANDIDATES_NAME / str(number))
         for number, one in enumerate(configs)
     ]
-    metric, epochs = str(resolved[0].training.metric), resolved[0].training.epochs
-    assert epochs is not None
-    task = prepared
+    metric, task = str(resolved[0].training.metric), prepared
+    trained = [Candidate(one, batches_of(one, prepared)) for one in resolved]
+    results: list[PopulationResult] = []
 
     def evaluate(model: PromptedModel, candidate: int) -> dict[str, float]:
-        return validate(model, task, resolved[candidate], backbone, metric, report, head=candidate, entry=candidate)
+        told = Named(f"candidate {candidate}", report)
+        return validate(model, task, resolved[candidate], backbone, metric, told, head=candidate, entry=candidate)
 
     def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
         saved = saved_prompt(resolved[candidate], task, backbone, model, metrics, head=candidate, entry=candidate)
@@ -199,44 +206,28 @@ def train_population(
         replace_file(_prompt_of(directory, candidate).parent / CONFIG_NAME, resolved[candidate].to_yaml())
 
     course = Course(
-        candidates=[Candidate(one, batches_of(one, prepared)) for one in resolved],
+        candidates=trained,
         settings=PopulationConfig(
             run=resolve_config(config, prepared, backbone, directory),
             candidates=own,
             halving=halving,
             candidates_at_once=candidates_at_once,
         ),
-        load_settings=lambda path: load_settings(PopulationConfig, path, {}),
+        load_settings=_load_population,
         parts=[Part(prepared.kind, prepared.train)],
         metric=metric,
         held_out=prepared.validation,
         digest=digest_of([prepared]),
         evaluate=evaluate,
         save=save,
-        survivors=None if halving is None else survivors(len(own), epochs, halving),
+        command=None,
+        may_differ=("run.output",),
+        finish=lambda progress: results.append(_finish(directory, own, metric, progress)),
+        survivors=None if halving is None else survivors(len(own), _num_epochs(trained[0]), halving),
         candidates_at_once=candidates_at_once,
     )
-    progress = execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
-    lines = [json.loads(line) for line in (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
-    results = []
-    for number, (settings, standing) in enumerate(zip(own, progress.standings, strict=True)):
-        assert standing.best_score is not None
-        results.append(
-            CandidateResult(
-                number=number,
-                settings=settings,
-                score=standing.best_score,
-                metrics=read_prompt(_prompt_of(directory, number)).metrics,
-                best_epoch=standing.best_epoch,
-                epochs=sum(line.get("candidate", 0) == number for line in lines),
-            )
-        )
-    best = max(results, key=lambda result: (result.score, result.epochs, -result.number)).number
-    save_prompt(directory / PROMPT_NAME, read_prompt(_prompt_of(directory, best)))
-    result = PopulationResult(directory, metric, tuple(results), best, progress.seconds)
-    shown = {"metric": metric, "best": best, "candidates": [asdict(one) for one in results]}
-    replace_file(directory / POPULATION_NAME, json.dumps(shown, indent=2) + "\n")
-    return result
+    execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
+    return results[0]
 
 
 def common_config(path: Path) -> RunConfig | None:
@@ -268,6 +259,53 @@ def survivors(num_candidates: int, epochs: int, halving: int) -> dict[int, int]:
         if epoch < epochs:
             kept[epoch] = math.ceil(num_candidates / halving ** (time + 1))  # of equal epochs the last counts
     return kept
+
+
+def _num_epochs(candidate: Candidate) -> int:
+    """The epochs that are trained; `max_steps` may end before the last that is set."""
+    training = candidate.config.training
+    assert training.epochs is not None  # `resolve_config` says how many
+    if training.max_steps is None:
+        return training.epochs
+    return min(training.epochs, epochs_for_steps(candidate.batches, training.max_steps, training.accumulation))
+
+
+def _load_population(path: Path) -> PopulationConfig:
+    if "candidates" not in read_yaml(path):
+        raise ConfigError(
+            f"{path} has settings of other training, expected those of a population with `candidates`. Use another "
+            "output, or overwrite=True to start again."
+        )
+    return load_settings(PopulationConfig, path, {})
+
+
+def _finish(directory: Path, candidates: Sequence[dict[str, Any]], metric: str, progress: Progress) -> PopulationResult:
+    """Writes what came of a population and the prompt of its best candidate."""
+    lines = [json.loads(line) for line in (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
+    results = []
+    for number, (settings, standing) in enumerate(zip(candidates, progress.standings, strict=True)):
+        is_scored = standing.best_score is not None
+        results.append(
+            CandidateResult(
+                number=number,
+                settings=settings,
+                score=standing.best_score,
+                metrics=read_prompt(_prompt_of(directory, number)).metrics if is_scored else {},
+                best_epoch=standing.best_epoch,
+                epochs=max((line["epoch"] for line in lines if line.get("candidate", 0) == number), default=0),
+                has_diverged=standing.has_diverged,
+            )
+        )
+    best = max(results, key=_rank).number
+    save_prompt(directory / PROMPT_NAME, read_prompt(_prompt_of(directory, best)))
+    shown = {"metric": metric, "best": best, "candidates": [asdict(one) for one in results]}
+    replace_file(directory / POPULATION_NAME, json.dumps(shown, indent=2) + "\n")
+    return PopulationResult(directory, metric, tuple(results), best, progress.seconds)
+
+
+def _rank(result: CandidateResult) -> tuple[float, int, int]:
+    """Higher is better; without a score it is the worst."""
+    return -math.inf if result.score is None else result.score, result.epochs, -result.number
 
 
 def _prompt_of(directory: Path, candidate: int) -> Path:

@@ -66,6 +66,16 @@ class Silent:
     def stop(self) -> None: ...
 
 
+class Named(Silent):
+    """Passes warnings on with the name of what they are about, one of several that are trained together."""
+
+    def __init__(self, name: str, report: Reporter) -> None:
+        self._name, self._report = name, report
+
+    def warn(self, text: str) -> None:
+        self._report.warn(f"{self._name}: {text}")
+
+
 class Terminal:
     """Writes to stderr: a progress bar with loss and metric on a terminal, and a line for each evaluation everywhere.
 
