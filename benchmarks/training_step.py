@@ -66,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="our layers compiled by torch.compile")
     parser.add_argument("--profile", action="store_true", help="say where the time of our step goes")
     return parser.parse_args()
 
@@ -89,7 +90,7 @@ def _batch(arguments: argparse.Namespace) -> dict[str, Tensor]:
 def _compare(arguments: argparse.Namespace, batch: dict[str, Tensor], mode: str) -> dict[str, Any]:
     setup = Setup(arguments.backbone, arguments.device, arguments.prompt_length, NUM_CLASSES, has_dropout=mode == "on")
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    sides = {"ptuning": our_side(setup, dtype), "peft": peft_side(setup, dtype)}
+    sides = {"ptuning": our_side(setup, dtype, compiled=arguments.compile), "peft": peft_side(setup, dtype)}
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     start_equal(sides["ptuning"], sides["peft"])
     if mode == "off":

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,8 @@ class Side:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def our_side(setup: Setup, dtype: torch.dtype) -> Side:
-    """Prompts of ours on a backbone that is stored in a dtype."""
+def our_side(setup: Setup, dtype: torch.dtype, *, compiled: bool = False) -> Side:
+    """Prompts of ours on a backbone that is stored in a dtype, its layers compiled or not."""
     backbone = load_backbone(setup.backbone, device=setup.device, dtype=dtype)
     description = backbone.description
     prompts = DeepPrompts(
@@ -88,7 +88,8 @@ def our_side(setup: Setup, dtype: torch.dtype) -> Side:
     bank = PromptBank(description.num_layers)
     bank.add(prompts, positions="shifted")
     head = _head(backbone, setup)
-    model = PromptedModel(backbone, bank, [head], backbone_dropout="checkpoint" if setup.has_dropout else "off").train()
+    dropout: Literal["checkpoint", "off"] = "checkpoint" if setup.has_dropout else "off"
+    model = PromptedModel(backbone, bank, [head], backbone_dropout=dropout, compiled=compiled).train()
     assert prompts.prompts is not None
     return Side(
         lambda inputs: model.logits(inputs["input_ids"], inputs["attention_mask"]),
