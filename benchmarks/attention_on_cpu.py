@@ -93,7 +93,7 @@ def _compare(dtype: torch.dtype, seq_len: int, arguments: argparse.Namespace) ->
         "fused_ms": round(medians["fused"], 3),
         "steps_ms": round(medians["steps"], 3),
         "ratio": round(medians["fused"] / medians["steps"], 3),
-        "in_steps": is_faster_in_steps(query),
+        "in_steps": is_faster_in_steps(query, key),
     }
 
 

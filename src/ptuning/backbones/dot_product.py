@@ -17,14 +17,15 @@ from ptuning.backbones.dropout import dropout as drop
 _LONGEST = {torch.float32: 96, torch.bfloat16: 512}
 
 
-def is_faster_in_steps(query: Tensor) -> bool:
-    """Whether `attention_in_steps` is to be used: the backward makes the difference, so never without gradients.
+def is_faster_in_steps(query: Tensor, key: Tensor) -> bool:
+    """Whether `attention_in_steps` is to be used: the backward makes the difference, so only where there will be one.
 
     Args:
         query: (batch_size, num_heads, num_queries, head_dim).
+        key: (batch_size, num_heads, num_keys, head_dim), with gradients where prompts are among them or below.
     """
-    longest = _LONGEST.get(query.dtype, 0)
-    return query.device.type == "cpu" and torch.is_grad_enabled() and query.shape[2] <= longest
+    has_backward = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    return has_backward and query.device.type == "cpu" and query.shape[2] <= _LONGEST.get(query.dtype, 0)
 
 
 def attention_in_steps(

@@ -84,7 +84,7 @@ def _prompted_attention(base: str) -> AttentionFunction:
                 return _packed(forward, block, query, key, value, **kwargs), None
             if block is not None:
                 attention_mask = widen(forward, block, module, query, num_keys, attention_mask, kwargs)
-                if base == "sdpa" and is_faster_in_steps(query) and kwargs.get("softcap") is None:
+                if base == "sdpa" and is_faster_in_steps(query, key) and kwargs.get("softcap") is None:
                     return _sdpa_in_steps(forward, query, key, value, attention_mask, **kwargs)
         return _base_attention(base, module)(module, query, key, value, attention_mask, **kwargs)
 

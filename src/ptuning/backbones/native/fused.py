@@ -36,7 +36,7 @@ def attend(
         The context, (batch_size, num_queries, num_heads * head_dim), and the weights when eager.
     """
     weights: Tensor | None = None
-    if eager or is_faster_in_steps(query):
+    if eager or is_faster_in_steps(query, key):
         context, weights = attention_in_steps(query, key, value, bias, scale=scale, dropout=dropout)
     else:
         context = functional.scaled_dot_product_attention(
