@@ -42,7 +42,7 @@ FILES = (CONFIG_FILE, TENSORS_FILE, CARD_FILE)
 """All that a prompt directory holds."""
 
 _POOLER = "pooler."  # of the names of a drawn pooler's tensors
-_PAUSES = (0.02, 0.1)  # seconds before a directory that is not as it should be is read again
+_PAUSES = (0.01, 0.02, 0.05, 0.1)  # seconds before a directory that is not as it should be is read again
 _MOST_TOKENS = 1_000_000  # a sequence at most; longer ones are damage
 
 Read = TypeVar("Read")
@@ -239,7 +239,7 @@ def find_prompt(directory: str | Path) -> Path:
 
 
 def _again(read: Callable[[], Read]) -> Read:
-    """Reads again, twice at most, what is incomplete or does not match: a process may be replacing the directory."""
+    """Reads again, a few times, what is incomplete or does not match: a process may be replacing the directory."""
     for pause in _PAUSES:
         try:
             return read()
