@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 import ptuning
-from ptuning.training.reporting import Silent
+from ptuning.training.reporting import EpochReport, Silent
 from speed_parts.turns import Turns
 
 
@@ -53,17 +52,8 @@ class _Evaluations(Silent):
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
 
-    def evaluated(
-        self,
-        epoch: int,
-        loss: float,
-        metrics: Mapping[str, float],
-        metric: str,
-        is_best: bool,
-        *,
-        candidate: int | None = None,
-    ) -> None:
-        self._turns.say("evaluated", score=metrics[metric], epoch=epoch)
+    def evaluated(self, evaluation: EpochReport, metric: str) -> None:
+        self._turns.say("evaluated", score=evaluation.metrics[metric], epoch=evaluation.epoch)
         self._turns.restart()
 
 

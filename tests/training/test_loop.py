@@ -14,8 +14,8 @@ from ptuning.data.batching import MixedBatches
 from ptuning.errors import TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.training.assembly import assemble_model
-from ptuning.training.loop import Candidate, EpochReport, Hooks, Part, fit, make_batches, make_optimizer
-from ptuning.training.reporting import Silent
+from ptuning.training.loop import Candidate, Hooks, Part, fit, make_batches, make_optimizer
+from ptuning.training.reporting import EpochReport, Silent
 from ptuning.training.run import PreparedTask, prepare_task
 from ptuning.training.state import Progress
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ptuning.training.reporting import Silent, Terminal
+from ptuning.training.reporting import EpochReport, Silent, Terminal
 
 
 def test_terminal_writes_notes_warnings_and_evaluations_to_stderr_one_line_each(
@@ -15,8 +15,8 @@ def test_terminal_writes_notes_warnings_and_evaluations_to_stderr_one_line_each(
     report.start(100, 0)
     report.step(10, 0.5)
     report.warn("a long sentence " * 20)
-    report.evaluated(2, 0.25, {"accuracy": 0.875, "f1": 0.8}, "accuracy", True)
-    report.evaluated(3, 0.125, {"accuracy": 0.75, "f1": 0.8}, "accuracy", False)
+    report.evaluated(EpochReport(None, 2, 9, 0.25, {"accuracy": 0.875, "f1": 0.8}, 1.0, True), "accuracy")
+    report.evaluated(EpochReport(4, 3, 12, 0.125, {"accuracy": 0.75, "f1": 0.8}, 2.0, False), "accuracy")
     report.stop()
     report.stop()  # after an error it may be called twice
     out, err = capsys.readouterr()
@@ -25,7 +25,7 @@ def test_terminal_writes_notes_warnings_and_evaluations_to_stderr_one_line_each(
         "12 of 120 rows [held out]",
         "warning: " + "a long sentence " * 20,
         "tickets: epoch 2, loss 0.2500, validation accuracy 0.8750 (best so far)",
-        "tickets: epoch 3, loss 0.1250, validation accuracy 0.7500",
+        "candidate 4: epoch 3, loss 0.1250, validation accuracy 0.7500",
     ]
 
 
@@ -37,7 +37,7 @@ def test_the_bar_shows_the_last_loss_and_metric(
     report = Terminal("tickets")
     report.start(100, 0)
     report.step(10, 0.5)
-    report.evaluated(1, 0.5, {"accuracy": 0.875, "f1": 0.8}, "accuracy", True)
+    report.evaluated(EpochReport(None, 1, 10, 0.5, {"accuracy": 0.875, "f1": 0.8}, 1.0, True), "accuracy")
     report.step(20, 0.25)
     report.stop()
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
@@ -50,6 +50,6 @@ def test_silent_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     report.step(1, 0.5)
     report.note("x")
     report.warn("x")
-    report.evaluated(1, 0.1, {"f1": 0.5}, "f1", True)
+    report.evaluated(EpochReport(None, 1, 1, 0.1, {"f1": 0.5}, 1.0, True), "f1")
     report.stop()
     assert capsys.readouterr() == ("", "")

@@ -36,8 +36,8 @@ from ptuning.training.directory import (
     start_directory,
 )
 from ptuning.training.guard import is_out_of_memory, out_of_memory_error
-from ptuning.training.loop import Candidate, EpochReport, Hooks, Part, fit, make_optimizer
-from ptuning.training.reporting import Reporter
+from ptuning.training.loop import Candidate, Hooks, Part, fit, make_optimizer
+from ptuning.training.reporting import EpochReport, Reporter
 from ptuning.training.seed import seed_everything
 from ptuning.training.state import Progress, Standing, load_state, reused_trunk, save_state
 from ptuning.training.trunk_reuse import TrunkPlan, forget_trunk, plan_trunk, reuse_trunk
@@ -190,7 +190,7 @@ def _run(
 
     def record(evaluation: EpochReport) -> None:
         line = {
-            **({"candidate": evaluation.candidate} if len(course.candidates) > 1 else {}),
+            **({} if evaluation.candidate is None else {"candidate": evaluation.candidate}),
             "epoch": evaluation.epoch,
             "step": evaluation.step,
             "train_loss": evaluation.train_loss,
@@ -201,7 +201,7 @@ def _run(
         with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if evaluation.is_best:
-            course.save(model, evaluation.candidate, evaluation.metrics)
+            course.save(model, evaluation.candidate or 0, evaluation.metrics)
 
     hooks = Hooks(
         evaluate=lambda candidate: course.evaluate(model, candidate),

@@ -28,7 +28,7 @@ from ptuning.model import PromptedModel, candidate_parameters, is_head_parameter
 from ptuning.tasks import TaskKind
 from ptuning.training.guard import divergence
 from ptuning.training.micro_batches import Chosen, MicroBatches
-from ptuning.training.reporting import Reporter
+from ptuning.training.reporting import EpochReport, Reporter
 from ptuning.training.schedule import schedule_factor
 from ptuning.training.state import Progress
 
@@ -61,29 +61,6 @@ class Candidate:
 
     config: RunConfig
     batches: MixedBatches
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One look at the validation rows.
-
-    Attributes:
-        candidate: whose.
-        epoch: that it ends, from 1.
-        step: optimizer steps done.
-        train_loss: mean over the epoch's batches.
-        metrics: validation metrics.
-        seconds: trained so far.
-        is_best: whether the deciding metric is the best so far.
-    """
-
-    candidate: int
-    epoch: int
-    step: int
-    train_loss: float
-    metrics: Mapping[str, float]
-    seconds: float
-    is_best: bool
 
 
 @dataclass(frozen=True)
@@ -294,11 +271,17 @@ def _evaluate(
         )
     else:
         standing.evaluations_without_gain += 1
-    train_loss = standing.loss_sum / max(progress.batch, 1)
-    epoch, step = progress.epoch + 1, progress.step
-    hooks.record(EpochReport(number, epoch, step, train_loss, metrics, progress.seconds, is_best))
-    name = None if len(progress.standings) == 1 else number
-    report.evaluated(epoch, train_loss, metrics, metric, is_best, candidate=name)
+    found = EpochReport(
+        candidate=None if len(progress.standings) == 1 else number,
+        epoch=progress.epoch + 1,
+        step=progress.step,
+        train_loss=standing.loss_sum / max(progress.batch, 1),
+        metrics=metrics,
+        seconds=progress.seconds,
+        is_best=is_best,
+    )
+    hooks.record(found)
+    report.evaluated(found, metric)
     progress.metric_lines += 1
     patience = candidates[number].config.training.early_stopping or math.inf
     standing.is_over = standing.evaluations_without_gain >= patience

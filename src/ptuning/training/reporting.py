@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One look at the validation rows.
+
+    Attributes:
+        candidate: whose, where there are several.
+        epoch: that it ends, from 1.
+        step: optimizer steps done.
+        train_loss: mean over the epoch's batches.
+        metrics: validation metrics.
+        seconds: trained so far.
+        is_best: whether the deciding metric is the best so far.
+    """
+
+    candidate: int | None
+    epoch: int
+    step: int
+    train_loss: float
+    metrics: Mapping[str, float]
+    seconds: float
+    is_best: bool
 
 
 class Reporter(Protocol):
@@ -25,17 +49,8 @@ class Reporter(Protocol):
     def step(self, step: int, loss: float) -> None:
         """`step` optimizer steps are done; `loss` is the mean of the epoch so far."""
 
-    def evaluated(
-        self,
-        epoch: int,
-        loss: float,
-        metrics: Mapping[str, float],
-        metric: str,
-        is_best: bool,
-        *,
-        candidate: int | None = None,
-    ) -> None:
-        """An evaluation is done, of one of several candidates where that is said. Epochs count from 1."""
+    def evaluated(self, evaluation: EpochReport, metric: str) -> None:
+        """An evaluation is done, in which `metric` decides."""
 
     def stop(self) -> None:
         """Training is over, well or not."""
@@ -52,16 +67,7 @@ class Silent:
 
     def step(self, step: int, loss: float) -> None: ...
 
-    def evaluated(
-        self,
-        epoch: int,
-        loss: float,
-        metrics: Mapping[str, float],
-        metric: str,
-        is_best: bool,
-        *,
-        candidate: int | None = None,
-    ) -> None: ...
+    def evaluated(self, evaluation: EpochReport, metric: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -113,22 +119,15 @@ class Terminal:
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, loss=f"loss {loss:.3f}")
 
-    def evaluated(
-        self,
-        epoch: int,
-        loss: float,
-        metrics: Mapping[str, float],
-        metric: str,
-        is_best: bool,
-        *,
-        candidate: int | None = None,
-    ) -> None:
+    def evaluated(self, evaluation: EpochReport, metric: str) -> None:
+        score = evaluation.metrics[metric]
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], score=f"validation {metric} {metrics[metric]:.3f}")
-        mark = " (best so far)" if is_best else ""
-        label = self._label if candidate is None else f"candidate {candidate}"
+            self._progress.update(self._progress.task_ids[0], score=f"validation {metric} {score:.3f}")
+        mark = " (best so far)" if evaluation.is_best else ""
+        label = self._label if evaluation.candidate is None else f"candidate {evaluation.candidate}"
         self._console.print(
-            f"{label}: epoch {epoch}, loss {loss:.4f}, validation {metric} {metrics[metric]:.4f}{mark}",
+            f"{label}: epoch {evaluation.epoch}, loss {evaluation.train_loss:.4f}, "
+            f"validation {metric} {score:.4f}{mark}",
             markup=False,
             soft_wrap=True,
         )
