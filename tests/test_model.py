@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.backbones.families import FAMILIES, find_trunk
-from ptuning.backbones.loading import Backbone
+from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.backbones.recomputation import is_recomputing, start_recomputing
 from ptuning.errors import BackboneError, PromptError
-from ptuning.heads import PooledHead, TokenHead
+from ptuning.heads import PooledHead, TokenHead, make_head
 from ptuning.model import PromptedModel, count_trained, is_head_parameter, trained_parameters
 from ptuning.prompts import DeepPrompts, PromptBank
 
@@ -66,7 +67,7 @@ def test_a_step_moves_prompts_and_head_and_leaves_the_backbone_bit_for_bit(
     trained = trained_parameters(model)
     kept = {key: parameter.detach().clone() for key, parameter in trained.items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=0.1, weight_decay=0.1)
-    model.logits(**ragged_batch(backbone.model.config, LENGTHS)).square().sum().backward()
+    model(**ragged_batch(backbone.model.config, LENGTHS))[0].logits.square().sum().backward()
     with_gradient = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == set(trained), "gradients reach prompts and head only"
     optimizer.step()
@@ -126,7 +127,7 @@ def test_no_gradient_runs_below_the_lowest_prompted_layer(
     counted: list[int] = []  # when the last layer begins
     model.attached.attention_modules[-1].register_forward_pre_hook(lambda *_: counted.append(len(saved)))
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
-        model.logits(**ragged_batch(backbone.model.config, LENGTHS)).sum().backward()
+        model(**ragged_batch(backbone.model.config, LENGTHS))[0].logits.sum().backward()
     assert counted[-1] == 0 and saved
 
 
@@ -165,20 +166,26 @@ def test_without_heads_all_rows_go_to_the_first(
     batch = ragged_batch(backbone.model.config, LENGTHS)
     (output,) = model(**batch)
     assert output.rows.tolist() == [0, 1, 2]
-    assert torch.equal(model.logits(**batch), output.logits)
+    assert torch.equal(model(**batch)[0].logits, output.logits)
     token_types = torch.ones_like(batch["input_ids"])
-    assert not torch.equal(model.logits(**batch, token_type_ids=token_types), output.logits)
+    assert not torch.equal(model(**batch, token_type_ids=token_types)[0].logits, output.logits)
 
 
-def test_the_logits_of_one_task_do_without_rows(
-    make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("heads", [None, [0, 0, 0], [1, 1, 1]])
+def test_one_task_is_given_the_batch_as_it_is(
+    heads: list[int] | None, make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch
 ) -> None:
+    """Picking rows would copy hidden states, and wait for an accelerator."""
     backbone = make_backbone()
     model = PromptedModel(backbone, _bank(backbone, 4), _heads()).eval()
-    batch = ragged_batch(backbone.model.config, LENGTHS)
-    expected = model(**batch)[0].logits
-    monkeypatch.setattr("ptuning.model.HeadOutput", None)  # which rows they are of is nobody's question
-    assert torch.equal(model.logits(**batch), expected)
+    given: list[Tensor] = []
+    number = heads[0] if heads else 0
+    model.heads[number].register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    states: list[Tensor] = []
+    backbone.model.register_forward_hook(lambda module, args, output: states.append(output[0]))
+    (output,) = model(**ragged_batch(backbone.model.config, LENGTHS), heads=heads)
+    assert given[0] is states[0]
+    assert (output.head, output.rows.tolist()) == (number, [0, 1, 2])
 
 
 @pytest.mark.parametrize("heads", [[0, 1], [0, 1, 3], [0, -1, 1]])
@@ -206,7 +213,7 @@ def test_detach_gives_the_backbone_back_as_it_was(
     before = backbone.model(**batch)[0]
     model = PromptedModel(backbone, _bank(backbone, 4), _heads(), backbone_dropout=0.1)
     start_recomputing(backbone.model)
-    model.train().logits(**batch).sum().backward()
+    model.train()(**batch)[0].logits.sum().backward()
     model.detach()
     assert torch.equal(backbone.model(**batch)[0], before)
     assert not any(module.training for module in backbone.model.modules())
@@ -223,7 +230,7 @@ DROPOUT = {"hidden_dropout_prob": 0.4, "attention_probs_dropout_prob": 0.3}
 def _spread(model: PromptedModel, batch: dict[str, Tensor]) -> float:
     """How much two forwards of a model differ."""
     with torch.no_grad():
-        return float((model.logits(**batch) - model.logits(**batch)).abs().max())
+        return float((model(**batch)[0].logits - model(**batch)[0].logits).abs().max())
 
 
 def test_backbone_dropout_is_as_the_checkpoint_says_or_off(
@@ -276,12 +283,12 @@ def test_checkpointed_layers_recompute_with_backbone_dropout_off(
     generator = torch.Generator().manual_seed(1)
     head = PooledHead(32, 3, pooling="mean", generator=generator)
     model = PromptedModel(backbone, _bank(backbone, 4), [head], backbone_dropout="off").train()
-    plain = torch.autograd.grad(model.logits(**batch).square().sum(), list(trained_parameters(model).values()))
+    plain = torch.autograd.grad(model(**batch)[0].logits.square().sum(), list(trained_parameters(model).values()))
     start_recomputing(backbone.model)
     model.train()
     ran: list[int] = []
     model.attached.attention_modules[0].register_forward_pre_hook(lambda *_: ran.append(1))
-    loss = model.logits(**batch).square().sum()
+    loss = model(**batch)[0].logits.square().sum()
     again = torch.autograd.grad(loss, list(trained_parameters(model).values()))
     assert len(ran) == 2, "once in the forward, once in the backward"
     for one, other in zip(plain, again, strict=True):
@@ -300,7 +307,7 @@ def test_prompt_dropout_is_the_same_when_checkpointed_layers_recompute(
             start_recomputing(backbone.model)
         model.train()
         torch.manual_seed(5)
-        loss = model.logits(**batch).square().sum()
+        loss = model(**batch)[0].logits.square().sum()
         gradients.append(torch.autograd.grad(loss, list(trained_parameters(model).values())))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -314,5 +321,17 @@ def test_eager_reaches_families_with_attention_of_their_own(
         backbone = make_backbone("deberta", eager=eager)
         head = PooledHead(32, 3, pooling="mean", generator=torch.Generator().manual_seed(1))
         model = PromptedModel(backbone, _bank(backbone, 4), [head]).eval()
-        logits.append(model.logits(**ragged_batch(backbone.model.config, LENGTHS)))
+        logits.append(model(**ragged_batch(backbone.model.config, LENGTHS))[0].logits)
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_detach_says_that_there_was_one(tiny_backbone: Path) -> None:
+    backbone = load_backbone(tiny_backbone)
+    bank = PromptBank(2)
+    bank.add(DeepPrompts(num_prompted_layers=2, num_kv_heads=4, prompt_length=3, head_dim=8))
+    heads = [make_head("sequence", 32, 2, pooling="cls")]  # with the last layer for the first token alone
+    model = PromptedModel(backbone, bank, heads)
+    model.detach()
+    with pytest.raises(PromptError, match="already detached"):
+        model.detach()
+    assert all("forward" not in module.__dict__ for module in backbone.model.modules())

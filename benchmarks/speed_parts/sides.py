@@ -92,7 +92,7 @@ def our_side(setup: Setup, dtype: torch.dtype, *, compiled: bool = False) -> Sid
     model = PromptedModel(backbone, bank, [head], backbone_dropout=dropout, compiled=compiled).train()
     assert prompts.prompts is not None
     return Side(
-        lambda inputs: model.logits(inputs["input_ids"], inputs["attention_mask"]),
+        lambda inputs: model(inputs["input_ids"], inputs["attention_mask"])[0].logits,
         prompts.prompts,
         head,
         torch.optim.AdamW([prompts.prompts, *head.parameters()], lr=1e-3),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ptuning.attachment import Attached, attach_bank_or_prompts
 from ptuning.backbones.compilation import CompiledLayers, require_compilable
 from ptuning.backbones.dropout import CheapDropout
+from ptuning.backbones.families import has_absolute_positions
 from ptuning.backbones.first_token import FirstTokenOnly, can_end_at_first_token
 from ptuning.backbones.late_start import LateStart
 from ptuning.backbones.loading import Backbone
@@ -141,29 +142,16 @@ class PromptedModel(nn.Module):
                 f"heads is {chosen.tolist()}, expected (batch_size,) = ({input_ids.shape[0]},) indexes from 0 to "
                 f"{len(self.heads) - 1}. Give one for each row."
             )
-        outputs = []
         used = sorted(set(chosen.tolist()))
+        if len(used) == 1:  # nothing is picked, and a device is not waited for
+            rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+            return [HeadOutput(used[0], rows, self.heads[used[0]](hidden_states, attention_mask))]
+        outputs = []
         for head in used:
             rows = (chosen == head).nonzero().squeeze(1).to(input_ids.device)
-            own = (hidden_states, attention_mask)
-            if len(used) > 1:
-                own = (hidden_states[rows], attention_mask[rows])
-            outputs.append(HeadOutput(head, rows, self.heads[head](*own)))
+            logits = self.heads[head](hidden_states[rows], attention_mask[rows])
+            outputs.append(HeadOutput(head, rows, logits))
         return outputs
-
-    def logits(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        *,
-        head: int = 0,
-        lower_states: Tensor | None = None,
-    ) -> Tensor:
-        """Runs a batch of one task: the logits of one head, in its own shape."""
-        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, None, lower_states)
-        logits: Tensor = self.heads[head](hidden_states, attention_mask)
-        return logits
 
     @property
     def lowest_prompted_layer(self) -> int:
@@ -172,8 +160,9 @@ class PromptedModel(nn.Module):
 
     @property
     def shifts(self) -> set[int]:
-        """What the entries add to positions: one number where all of them add the same."""
-        return self.bank.shifts()
+        """What the entries add to positions: one number where all of them add the same, or where it has no effect."""
+        has_effect = has_absolute_positions(self.attached.trunk.config, self.attached.family)
+        return self.bank.shifts() if has_effect else {0}
 
     def start_late(self) -> None:
         """Lets forwards start above the layers below all prompts, where they are given what those gave.
@@ -245,12 +234,12 @@ class PromptedModel(nn.Module):
         Raises:
             PromptError: it was detached before.
         """
+        self.attached.detach()
         if self._compiled is not None:
             self._compiled.remove()
         if self._first_token is not None:
             self._first_token.remove()
         self._cheap_dropout.remove()
-        self.attached.detach()
         self._before.restore(self.backbone)
 
 

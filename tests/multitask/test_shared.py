@@ -36,8 +36,9 @@ class Two:
         for parameter in parameters.values():
             parameter.grad = None
         batch = collate(self.tasks[number].train[:4], *padding_ids(self.backbone.tokenizer))
-        logits = self.model.logits(batch.input_ids, batch.attention_mask, batch.token_type_ids, head=number)
-        self.tasks[number].kind.loss(logits, batch).backward()  # type: ignore[no-untyped-call]
+        heads = [number] * len(batch.input_ids)
+        (output,) = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids, heads=heads)
+        self.tasks[number].kind.loss(output.logits, batch).backward()  # type: ignore[no-untyped-call]
         return {name: p.grad is not None and bool(p.grad.abs().sum() > 0) for name, p in parameters.items()}
 
     def fit(self, batches: Any) -> None:
