@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ptuning.predictor import Predictor, load
     from ptuning.prompts import DeepPrompts, PromptBank
     from ptuning.sharing import from_hub, push_to_hub
+    from ptuning.training.population import PopulationResult, train_population
     from ptuning.training.run import train
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "DeepPrompts": "ptuning.prompts",
     "MultitaskConfig": "ptuning.multitask",
     "MultitaskResult": "ptuning.multitask",
+    "PopulationResult": "ptuning.training.population",
     "Predictor": "ptuning.predictor",
     "PromptBank": "ptuning.prompts",
     "PtuningError": "ptuning.errors",
@@ -49,6 +51,7 @@ _HOMES = {
     "read_prompt": "ptuning.checkpoint",
     "train": "ptuning.training.run",
     "train_multitask": "ptuning.multitask",
+    "train_population": "ptuning.training.population",
 }
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "DeepPrompts",
     "MultitaskConfig",
     "MultitaskResult",
+    "PopulationResult",
     "Predictor",
     "PromptBank",
     "PtuningError",
@@ -74,6 +78,7 @@ __all__ = [
     "read_prompt",
     "train",
     "train_multitask",
+    "train_population",
 ]
 
 

@@ -2,7 +2,7 @@
 
 Python looks for reference cycles each time some hundred more objects live, and now and then among all that there are.
 Where a hundred thousand are made that all stay (the imports of torch and transformers, the rows of a data set, their
-tokens) it finds nothing, and that takes a seventh of an import and a third of reading rows (CPython 3.11).
+tokens) it finds nothing and takes a good part of the time.
 """
 
 from __future__ import annotations
