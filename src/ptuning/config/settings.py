@@ -39,6 +39,11 @@ class DataConfig(Settings):
         None, description="semantic role labeling: how the predicate is shown; default: marked where it stands"
     )
     template: Int = Field(0, ge=0, description="which of the preset's input formats; see `ptuning tasks NAME`")
+    pattern: str | None = Field(
+        None,
+        description="what texts are put into: {text}, {text_pair} or {choice}, {mask} for the verbalizer head, {prompt} "
+        "where virtual tokens of p-tuning and soft-prompts stand; other words are anchor tokens. Default: the preset's",
+    )
     max_train_rows: Int | None = Field(None, ge=1, description="use only this many training rows")
     max_validation_rows: Int | None = Field(None, ge=1, description="use only this many validation rows")
     development_fraction: Float = Field(
@@ -54,10 +59,13 @@ class PromptsConfig(Settings):
     positions: Literal["unshifted", "shifted"] = Field(
         "unshifted", description="shifted adds prompt_length to learned absolute positions, as the official code does"
     )
-    reparameterization: Literal["none", "mlp"] = Field(
-        "none", description="mlp: an MLP produces the prompts in training"
+    reparameterization: Literal["none", "mlp", "lstm"] | None = Field(
+        None,
+        description="what produces the prompts in training; default by method: mlp for prefix-tuning, lstm for p-tuning, "
+        "none for the others",
     )
     reparameterization_size: Int = Field(512, ge=1, description="inner width of the MLP")
+    mixture: Int = Field(1, ge=1, description="soft-prompts: how many prompts of this length are mixed")
     init: str = Field("normal", description="normal, tokens (of the training data), text, or PATH of a saved prompt")
     init_std: Float = Field(
         1.0, gt=0.0, description="standard deviation of init: normal; the official code has 0.02, and so has mlp always"
@@ -85,7 +93,16 @@ class PromptsConfig(Settings):
 class HeadConfig(Settings):
     """The task's output layer."""
 
-    kind: Literal["linear"] = Field("linear", description="a linear layer")
+    kind: Literal["linear", "verbalizer"] | None = Field(
+        None,
+        description="linear: a new linear layer; verbalizer: label words at the mask of data.pattern, by the "
+        "backbone's own language-modeling head. Default by method: linear, but verbalizer for prompting and soft-prompts",
+    )
+    words: dict[str, str] | None = Field(
+        None,
+        description="verbalizer: label -> its word or words; for choices the words of `right` and `wrong`. Default: the "
+        "preset's",
+    )
     pooling: Literal["cls", "mean", "last", "pooler"] | None = Field(
         None,
         description="default: the checkpoint's own where it names one, else cls, or mean where there is no such token",
@@ -100,6 +117,17 @@ class HeadConfig(Settings):
     dropout: Float = Field(0.1, ge=0.0, lt=1.0, description="on what the head reads")
 
 
+class LoraConfig(Settings):
+    """The low-rank change of `method: lora`."""
+
+    rank: Int = Field(8, ge=1, description="rank of the change of a matrix")
+    alpha: Float = Field(16.0, gt=0.0, description="the change is scaled by alpha / rank")
+    dropout: Float = Field(0.0, ge=0.0, lt=1.0, description="on what goes into the change")
+    modules: list[str] | None = Field(
+        None, description="names of the linear layers that change; default: query and value, as in the paper"
+    )
+
+
 class TrainingConfig(Settings):
     """The loop."""
 
@@ -109,7 +137,9 @@ class TrainingConfig(Settings):
         description="passes over the data; default: 5, or for about 1,500 steps up to 30, or as max_steps needs",
     )
     max_steps: Int | None = Field(None, ge=1, description="stop after this many optimizer steps")
-    learning_rate: Float = Field(1e-2, gt=0.0, description="of the prompts")
+    learning_rate: Float | None = Field(
+        None, gt=0.0, description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2"
+    )
     head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate")
     schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
         "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"
@@ -180,10 +210,22 @@ class RunConfig(Settings):
     )
     backbone: str = Field("minilm", description="a Hugging Face name, a local directory, or minilm")
     revision: str | None = Field(None, description="commit, branch or tag of the backbone on the hub")
-    method: Literal["p-tuning-v2"] = Field("p-tuning-v2", description="what is trained")
+    method: Literal[
+        "p-tuning-v2",
+        "prefix-tuning",
+        "prompt-tuning",
+        "p-tuning",
+        "soft-prompts",
+        "prompting",
+        "fine-tuning",
+        "linear-probe",
+        "bitfit",
+        "lora",
+    ] = Field("p-tuning-v2", description="what is trained; docs/methods.md has the table")
     data: DataConfig = Field(default_factory=DataConfig)
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
     head: HeadConfig = Field(default_factory=HeadConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     output: str | None = Field(None, description="directory of the run; default: runs/<task>-<data>")
 
