@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "ptuning"
 ROWS = (
     ("errors", "version", "allocation"),
     ("config", "devices", "storage", "model_card"),
-    ("prompts", "backbones", "heads", "data", "metrics"),
+    ("prompts", "backbones", "heads", "data", "metrics", "reports"),
     ("tasks", "checkpoint", "lower_states"),
     ("attachment",),
     ("model", "sharing"),
