@@ -151,6 +151,9 @@ def _print_task(task: Task) -> None:
         for role, columns in task.columns.items():
             pairs.append((f"  {role}", f"is read from {' or '.join(columns)}"))
     pairs.append(("labels", ", ".join(task.label_names or ()) or "those of the data, if the kind has any"))
+    if task.pattern is not None:
+        pairs.append(("pattern", task.pattern))
+        pairs.append(("  label words", ", ".join(f"{label}: {word}" for label, word in (task.words or {}).items())))
     pairs.append(("metric", task.metric or "the kind's own default"))
     pairs.append(("data", source_of(task)))
     if isinstance(task.source, HubSource):

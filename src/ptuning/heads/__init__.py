@@ -3,6 +3,7 @@
 from ptuning.heads.linear import HeadKind, PooledHead, TokenHead, has_drawn_pooler, make_head, reads_first_token
 from ptuning.heads.pooler import DrawnPooler, draw_pooler
 from ptuning.heads.pooling import Pooling, pool
+from ptuning.heads.verbalizer import VerbalizerHead
 
 __all__ = [
     "DrawnPooler",
@@ -10,6 +11,7 @@ __all__ = [
     "PooledHead",
     "Pooling",
     "TokenHead",
+    "VerbalizerHead",
     "draw_pooler",
     "has_drawn_pooler",
     "make_head",

@@ -28,6 +28,8 @@ from ptuning.tasks.kind import (
     labels_of,
     references_of,
 )
+from ptuning.tasks.pattern_encoding import Texts, cut_longest_first, encode_in_pattern, keep_marked
+from ptuning.tasks.patterns import Part, check_words, parse_pattern, word_ids
 
 
 @final
@@ -46,9 +48,13 @@ class Classification(TaskKind):
 
     Args:
         label_names: in index order; of two, the second is the positive one.
+        pattern: what the texts are put into, with {text} and, for pairs, {text_pair}; None to read them as they are.
+        words: that stand for the labels at the pattern's mask, in label order.
     """
 
     label_names: tuple[str, ...]
+    pattern: str | None = None
+    words: tuple[str, ...] | None = None
 
     name: ClassVar[str] = "classification"
     head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "sequence"
@@ -56,6 +62,21 @@ class Classification(TaskKind):
 
     def __post_init__(self) -> None:
         check_label_names(self.label_names, "labels")
+        check_words(self._parts(), self.words, self.label_names)
+
+    def _parts(self) -> tuple[Part, ...] | None:
+        return None if self.pattern is None else parse_pattern(self.pattern, ("text", "text_pair"), ("text",))
+
+    def word_ids(self, tokenizer: Any) -> list[list[int]] | None:
+        """Return the token ids of each label's words, None where there are none.
+
+        Raises:
+            ConfigError: the tokenizer does not know a word, or two labels have the same tokens.
+        """
+        parts = self._parts()
+        if parts is None or self.words is None:
+            return None
+        return word_ids(tokenizer, parts, self.words, self.label_names)
 
     @classmethod
     def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
@@ -71,12 +92,11 @@ class Classification(TaskKind):
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, max_length: int, *, training: bool) -> list[Example]:
         labelled = has_labels(rows, ["text"], self.label_role, training=training)
-        ids, types = encode_texts(tokenizer, [row["text"] for row in rows], text_pairs(rows), max_length)
-        for index, row in enumerate(rows):
-            if row.get("keep") and len(ids[index]) >= max_length:
-                ids[index], own_types = cut_around(tokenizer, row, max_length, number=index + 1)
-                if types is not None and own_types is not None:
-                    types[index] = own_types
+        parts = self._parts()
+        if parts is None:
+            ids, types = _encode_plain(rows, tokenizer, max_length)
+        else:
+            ids, types = self._encode_in_pattern(rows, tokenizer, max_length, parts)
         return [
             Example(
                 sequences=(ids[index],),
@@ -86,6 +106,29 @@ class Classification(TaskKind):
             )
             for index, row in enumerate(rows)
         ]
+
+    def _encode_in_pattern(
+        self, rows: Sequence[Row], tokenizer: Any, max_length: int, parts: Sequence[Part]
+    ) -> tuple[list[list[int]], list[list[int]] | None]:
+        texts: dict[str, Sequence[str]] = {"text": [row["text"] for row in rows]}
+        pairs = text_pairs(rows)
+        if rows and (pairs is not None) != any(part.value == "text_pair" for part in parts if part.kind == "text"):
+            here, there = ("no", "it has {text_pair}") if pairs is None else ("a", "{text_pair} is not in it")
+            raise DataError(
+                f"row 1 has {here} 'text_pair', but {there}, the pattern {self.pattern!r}. Expected what the rows "
+                "have; set data.pattern, or say in data.columns which columns are read."
+            )
+        if pairs is not None:
+            texts["text_pair"] = pairs
+
+        def shorten(index: int, own: Texts, room: int) -> Texts:
+            if not rows[index].get("keep"):
+                return cut_longest_first(own, room)
+            return keep_marked(tokenizer, parts, rows[index], own, room, max_length, number=index + 1)
+
+        words = self.word_ids(tokenizer)
+        num_masks = 1 if words is None else max(map(len, words))
+        return encode_in_pattern(tokenizer, parts, texts, max_length, shorten, num_masks=num_masks)
 
     def _index(self, label: str, row: int) -> int:
         try:
@@ -133,3 +176,16 @@ class Classification(TaskKind):
 
     def is_constant(self, predictions: Sequence[Prediction]) -> bool:
         return all_equal([prediction["label"] for prediction in predictions])
+
+
+def _encode_plain(
+    rows: Sequence[Row], tokenizer: Any, max_length: int
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Tokenize texts or pairs as they are."""
+    ids, types = encode_texts(tokenizer, [row["text"] for row in rows], text_pairs(rows), max_length)
+    for index, row in enumerate(rows):
+        if row.get("keep") and len(ids[index]) >= max_length:
+            ids[index], own_types = cut_around(tokenizer, row, max_length, number=index + 1)
+            if types is not None and own_types is not None:
+                types[index] = own_types
+    return ids, types

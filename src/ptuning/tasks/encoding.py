@@ -104,23 +104,47 @@ def cut_around(
         return ids, types
     check_is_fast(tokenizer, "cutting texts around what `keep` marks")
     offsets = encoded["offset_mapping"]
-    others: list[tuple[int, int]] = []  # (tokens to the nearest marked one, place) of what may go
+    marks: list[tuple[list[int], Sequence[Sequence[int]]]] = []
     for part, ranges in ((0, row["keep"]), (1, row.get("keep_pair"))):
-        if not ranges:
-            continue
-        own = [place for place, other in enumerate(encoded.sequence_ids(0)) if other == part]
+        if ranges:
+            marks.append(([place for place, other in enumerate(encoded.sequence_ids(0)) if other == part], ranges))
+    gone = far_from_marked(offsets, marks, len(ids), max_length, number=number)
+    stays = [place for place in range(len(ids)) if place not in gone]
+    return [ids[place] for place in stays], None if types is None else [types[place] for place in stays]
+
+
+def far_from_marked(
+    offsets: Sequence[tuple[int, int]],
+    marks: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+    size: int,
+    max_length: int,
+    *,
+    number: int,
+) -> set[int]:
+    """Return which tokens go so that a row fits: those farthest from a marked one, of equally far ones the last.
+
+    Args:
+        offsets: [first, end] characters of each token in its text.
+        marks: of each text with marked characters, the places of its tokens, and the ranges of characters.
+        size: tokens of the row, of all texts and special ones.
+        max_length: how many may stay.
+        number: of the row, from 1, for messages.
+
+    Raises:
+        DataError: what has to stay is more.
+    """
+    others: list[tuple[int, int]] = []  # (tokens to the nearest marked one, place) of what may go
+    for own, ranges in marks:
         marked = [p for p in own if any(offsets[p][0] < end and offsets[p][1] > start for start, end in ranges)]
         others += [(_distance(place, marked), place) for place in own if place not in marked]
-    needed = len(ids) - len(others)
+    needed = size - len(others)
     if needed > max_length:
         raise DataError(
             f"row {number}: what has to stay of it (marked words, a text_pair without any, special tokens) is {needed} "
             f"tokens, but max_length is {max_length}. Raise data.max_length to at least {needed}, or shorten the row."
         )
     others.sort(key=lambda item: (-item[0], -item[1]))
-    gone = {place for _, place in others[: len(ids) - max_length]}
-    stays = [place for place in range(len(ids)) if place not in gone]
-    return [ids[place] for place in stays], None if types is None else [types[place] for place in stays]
+    return {place for _, place in others[: size - max_length]}
 
 
 def _distance(place: int, marked: Sequence[int]) -> int:

@@ -151,11 +151,12 @@ class TaskKind(ABC):
         return metric
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the kind's name as `kind`, and its options, as JSON values."""
+        """Return the kind's name as `kind`, and its options, as JSON values; those that are not in use are left out."""
         values: dict[str, Any] = {"kind": self.name}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            values[field.name] = list(value) if isinstance(value, tuple) else value
+            if value is not None:
+                values[field.name] = list(value) if isinstance(value, tuple) else value
         return values
 
     @classmethod

@@ -22,8 +22,13 @@ from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
 from ptuning.tasks.encoding import check_is_fast, encode_texts
 from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, in_full_precision, labels_of, references_of
+from ptuning.tasks.pattern_encoding import Texts, cut_longest_first, encode_in_pattern
+from ptuning.tasks.patterns import Part, check_words, parse_pattern, word_ids
 
 logger = logging.getLogger(__name__)
+
+WORD_NAMES = ("right", "wrong")
+"""What the words at a pattern's mask say of a choice."""
 
 
 @final
@@ -35,11 +40,34 @@ class MultipleChoice(TaskKind):
     the second. Rows may have different numbers of choices. Of a sequence that is too long the beginning of the first
     segment is cut, so that the choice stays whole, and the question, or the words that it goes on from, with it; a
     choice that fills `max_length` alone is cut at its end. Predictions: {"choice": index, "scores": [probability]}.
+
+    Args:
+        pattern: what they are put into instead, with {text} (and the question behind it) and {choice}; None to read
+            them as two segments. It is cut in the same way.
+        words: that stand for right and for wrong at the pattern's mask.
     """
+
+    pattern: str | None = None
+    words: tuple[str, ...] | None = None
 
     name: ClassVar[str] = "multiple_choice"
     head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "choice"
     default_metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        check_words(self._parts(), self.words, WORD_NAMES)
+
+    def _parts(self) -> tuple[Part, ...] | None:
+        return None if self.pattern is None else parse_pattern(self.pattern, ("text", "choice"), ("text", "choice"))
+
+    def word_ids(self, tokenizer: Any) -> list[list[int]] | None:
+        """Return the token ids of the words for right and for wrong, None where there are none.
+
+        Raises:
+            ConfigError: the tokenizer does not know a word, or both have the same tokens.
+        """
+        parts = self._parts()
+        return None if parts is None or self.words is None else word_ids(tokenizer, parts, self.words, WORD_NAMES)
 
     @classmethod
     def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
@@ -59,17 +87,11 @@ class MultipleChoice(TaskKind):
             _check_choices(row, index)
         texts = [_first_segment(row) for row in rows for _ in row["choices"]]
         choices = [choice for row in rows for choice in row["choices"]]
-        ids, types = encode_texts(tokenizer, texts, choices, max_length)
-        cut_choices = 0
-        for place, (text, choice) in enumerate(zip(texts, choices, strict=True)):
-            if len(ids[place]) < max_length:
-                continue
-            whole = _with_whole_choice(tokenizer, text, choice, max_length)
-            cut_choices += whole is None
-            if whole is not None:
-                ids[place] = whole[0]
-                if types is not None and whole[1] is not None:
-                    types[place] = whole[1]
+        parts = self._parts()
+        if parts is None:
+            ids, types, cut_choices = _encode_segments(texts, choices, tokenizer, max_length)
+        else:
+            ids, types, cut_choices = self._encode_in_pattern(texts, choices, tokenizer, max_length, parts)
         if cut_choices:
             logger.warning(
                 "%d of %d choices leave no room for their text in max_length %d, and are cut. Raise data.max_length.",
@@ -90,6 +112,24 @@ class MultipleChoice(TaskKind):
                 )
             )
         return examples
+
+    def _encode_in_pattern(
+        self, texts: Sequence[str], choices: Sequence[str], tokenizer: Any, max_length: int, parts: Sequence[Part]
+    ) -> tuple[list[list[int]], list[list[int]] | None, int]:
+        cut: list[int] = []
+
+        def shorten(index: int, own: Texts, room: int) -> Texts:
+            left = room - len(own["choice"])
+            if left > 0:
+                return {**own, "text": own["text"][-left:]}
+            cut.append(index)
+            return cut_longest_first(own, room)
+
+        words = self.word_ids(tokenizer)
+        num_masks = 1 if words is None else max(map(len, words))
+        both = {"text": texts, "choice": choices}
+        ids, types = encode_in_pattern(tokenizer, parts, both, max_length, shorten, num_masks=num_masks)
+        return ids, types, len(cut)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         sizes = batch.choices or (1,) * len(batch.examples)
@@ -123,6 +163,24 @@ class MultipleChoice(TaskKind):
 
 def _first_segment(row: Row) -> str:
     return f"{row['text']} {row['question']}" if "question" in row else str(row["text"])
+
+
+def _encode_segments(
+    texts: Sequence[str], choices: Sequence[str], tokenizer: Any, max_length: int
+) -> tuple[list[list[int]], list[list[int]] | None, int]:
+    """Tokenize texts and choices as two segments; return ids, types, and how many choices had to be cut."""
+    ids, types = encode_texts(tokenizer, texts, choices, max_length)
+    cut_choices = 0
+    for place, (text, choice) in enumerate(zip(texts, choices, strict=True)):
+        if len(ids[place]) < max_length:
+            continue
+        whole = _with_whole_choice(tokenizer, text, choice, max_length)
+        cut_choices += whole is None
+        if whole is not None:
+            ids[place] = whole[0]
+            if types is not None and whole[1] is not None:
+                types[place] = whole[1]
+    return ids, types, cut_choices
 
 
 def _with_whole_choice(

@@ -45,6 +45,8 @@ class Task:
         max_length: tokens a sequence at most where the config does not say; None for the kind's own default.
         more_splits: that `evaluate --split` takes besides train, validation and test.
         templates: names of its input formats; `data.template` is an index. Empty where columns are read as they are.
+        pattern: what its texts are put into where label words answer, unless the config says; for its first template.
+        words: label -> its words there; of choices `right` and `wrong`.
         description: one line for people.
     """
 
@@ -59,6 +61,8 @@ class Task:
     max_length: int | None = None
     more_splits: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    pattern: str | None = None
+    words: Mapping[str, str] | None = None
     description: str = ""
 
     def template(self, number: int) -> Template | None:
@@ -82,6 +86,12 @@ def _bio_tags(*types: str) -> tuple[str, ...]:
 
 _NO_YES = ("False", "True")
 _ENTAILMENT = ("entailment", "not_entailment")
+# Label words of SST-2, RTE, BoolQ and CB are those of Liu et al., ACL 2022 (its comparison of head and verbalizer).
+# Patterns, and the words of all others, are our own.
+_TRUE_FALSE = {"entailment": "true", "not_entailment": "false"}
+_TRUE_FALSE_NEUTRAL = {"entailment": "true", "contradiction": "false", "neutral": "neutral"}
+_FOLLOWS = "{text} Question: {text_pair} True or false? {mask}"
+_FOLLOWS_OR_NOT = "{text} Question: {text_pair} True, false or neutral? {mask}"
 _SENTENCES_OF_A_PAIR = {"text": ("sentence1",), "text_pair": ("sentence2",)}
 
 
@@ -137,6 +147,8 @@ _SUPER_GLUE = (
         metric="accuracy",
         source=_super_glue("boolq"),
         max_length=256,  # most passages whole
+        pattern="{text_pair} Question: {text}? True or false? {mask}",
+        words={"False": "false", "True": "true"},
         description="a yes/no question over a passage",
     ),
     Task(
@@ -146,6 +158,8 @@ _SUPER_GLUE = (
         label_names=("entailment", "contradiction", "neutral"),
         metric="accuracy",
         source=_super_glue("cb"),
+        pattern=_FOLLOWS_OR_NOT,
+        words=_TRUE_FALSE_NEUTRAL,
         description="what a text says about an embedded clause; accuracy and f1_macro",
     ),
     Task(
@@ -154,6 +168,8 @@ _SUPER_GLUE = (
         metric="accuracy",
         source=_super_glue("copa"),
         templates=("copa/0",),
+        pattern="{text} {choice} True or false? {mask}",
+        words={"right": "true", "wrong": "false"},
         description="the cause or effect of a premise, of two",
     ),
     Task(
@@ -164,6 +180,8 @@ _SUPER_GLUE = (
         source=_super_glue("multirc"),
         max_length=384,
         templates=("multirc/0",),
+        pattern="{text} Question and answer: {text_pair} True or false? {mask}",
+        words={"False": "false", "True": "true"},
         description="whether an answer to a question is right; f1 over answers, exact_match over questions",
     ),
     Task(
@@ -180,6 +198,8 @@ _SUPER_GLUE = (
         label_names=_ENTAILMENT,
         metric="accuracy",
         source=_super_glue("rte"),
+        pattern=_FOLLOWS,
+        words=_TRUE_FALSE,
         description="whether a text entails another",
     ),
     Task(
@@ -189,6 +209,8 @@ _SUPER_GLUE = (
         metric="accuracy",
         source=_super_glue("wic"),
         templates=("wic/0", "wic/1"),
+        pattern="{text} {mask}",  # the first template ends with the question
+        words={"False": "no", "True": "yes"},
         description="whether a word has one meaning in two sentences",
     ),
     Task(
@@ -219,6 +241,8 @@ _GLUE = (
         label_names=("negative", "positive"),
         metric="accuracy",
         source=_glue("sst2"),
+        pattern="{text} It is {mask} that this is good.",
+        words={"negative": "false", "positive": "true"},
         description="the sentiment of a sentence or phrase",
     ),
     Task(
@@ -232,6 +256,8 @@ _GLUE = (
         label_names=("not_equivalent", "equivalent"),
         metric="accuracy",
         source=_glue("mrpc"),
+        pattern="{text} In other words: {text_pair} True or false? {mask}",
+        words={"not_equivalent": "false", "equivalent": "true"},
         description="whether two sentences mean the same; accuracy and f1",
     ),
     Task(
@@ -249,6 +275,8 @@ _GLUE = (
         label_names=("not_duplicate", "duplicate"),
         metric="accuracy",
         source=_glue("qqp"),
+        pattern="{text} {text_pair} Do both ask the same? {mask}",
+        words={"not_duplicate": "no", "duplicate": "yes"},
         description="whether two questions ask the same; accuracy and f1",
     ),
     Task(
@@ -270,6 +298,8 @@ _GLUE = (
             test_mismatched="test_mismatched",
         ),
         more_splits=("validation_mismatched", "test_mismatched"),
+        pattern=_FOLLOWS_OR_NOT,
+        words=_TRUE_FALSE_NEUTRAL,
         description="what a text says about another; validation is the matched set, validation_mismatched the other",
     ),
     Task(
@@ -279,6 +309,8 @@ _GLUE = (
         label_names=_ENTAILMENT,
         metric="accuracy",
         source=_glue("qnli"),
+        pattern="{text_pair} Does this answer the question: {text} {mask}",
+        words={"entailment": "yes", "not_entailment": "no"},
         description="whether a sentence answers a question",
     ),
     Task(
@@ -288,6 +320,8 @@ _GLUE = (
         label_names=_ENTAILMENT,
         metric="accuracy",
         source=_glue("rte"),
+        pattern=_FOLLOWS,
+        words=_TRUE_FALSE,
         description="whether a text entails another",
     ),
     Task(
@@ -297,6 +331,8 @@ _GLUE = (
         label_names=("not_entailment", "entailment"),
         metric="accuracy",
         source=_glue("wnli"),
+        pattern=_FOLLOWS,
+        words=_TRUE_FALSE,
         description="whether a sentence follows with its pronoun replaced",
     ),
 )
