@@ -15,15 +15,15 @@ ROWS = (
     ("config", "devices", "storage", "model_card"),
     ("prompts", "backbones", "heads", "data", "metrics", "reports"),
     ("tasks", "checkpoint", "lower_states"),
-    ("attachment",),
+    ("attachment", "methods"),
     ("model", "sharing"),
     ("inference",),
     ("predictor", "linear_probe", "training"),
     ("evaluation", "inspection", "multitask"),
-    ("demo", "submission"),
+    ("demo", "submission", "diagnostics", "compare"),
     ("cli",),
 )
-BESIDE = {("metrics", "data")}
+BESIDE = {("metrics", "data"), ("training", "linear_probe")}
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 
 

@@ -3,7 +3,11 @@
     prompt/
       config.json            format version, method, task, head, backbone identity, what was measured
       prompts.safetensors    `prompts`, `head.*`, and nothing of the backbone; `pooler.*` where it was drawn at random
+      model.safetensors      of fine-tuning alone: all weights of the backbone
       README.md              a model card
+
+Methods without prompts at every layer have what they train instead of `prompts`: `input_prompts`, `bias_changes.*`,
+`lora.*`.
 
 Only safetensors and JSON are read. `config.json` holds the sha256 of the tensors and of its own content, so that what
 was altered is noticed. Writing replaces the directory as a whole; a reader that meets a replacement reads again.
@@ -27,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptuning.backbones.identity import BackboneIdentity
+from ptuning.config import METHODS
 from ptuning.errors import CheckpointError
 from ptuning.heads.pooling import Pooling
 from ptuning.model_card import model_card
@@ -38,7 +43,8 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 TENSORS_FILE = "prompts.safetensors"
 CARD_FILE = "README.md"
-FILES = (CONFIG_FILE, TENSORS_FILE, CARD_FILE)
+WEIGHTS_FILE = "model.safetensors"
+FILES = (CONFIG_FILE, TENSORS_FILE, CARD_FILE, WEIGHTS_FILE)
 """All that a prompt directory holds."""
 
 _POOLER = "pooler."  # of the names of a drawn pooler's tensors
@@ -70,6 +76,7 @@ class _Backbone(_Saved):
 class _HeldOut(_Saved):
     seed: int = Field(ge=0)
     development_fraction: float = Field(gt=0, lt=1)
+    selection: Literal["validation", "development"] = "validation"
 
 
 class _Task(_Saved):
@@ -87,6 +94,7 @@ class _Task(_Saved):
 class _Head(_Saved):
     pooling: Pooling
     pooler: Literal["drawn"] | None = None
+    kind: Literal["linear", "verbalizer"] = "linear"
 
 
 class _Config(_Saved):
@@ -99,6 +107,7 @@ class _Config(_Saved):
     digest: str
     task: _Task | None = None
     head: _Head | None = None
+    adaptation: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     metrics_from: str | None = None
     precision: Literal["fp32", "bf16"] | None = None
@@ -106,24 +115,42 @@ class _Config(_Saved):
 
 
 @dataclass(frozen=True)
+class SavedAdaptation:
+    """What is kept of a method that has no prompts at every layer, besides the head.
+
+    Attributes:
+        options: besides tensors and method, as JSON values.
+        tensors: by name.
+        weights: all weights of the backbone where they were trained, by name; else empty.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SavedPrompt:
     """One task's prompts and head, as they are on disk.
 
     Attributes:
-        prompts: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim) fp32, axis 1 is key, then value.
+        prompts: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim) fp32, axis 1 is key, then value;
+            without virtual tokens where the method has none at every layer.
         layers: the prompted layers, ascending.
         positions: position mode that they were trained with.
         backbone: what they were trained on.
         method: how they were trained.
         task: what they are for (name, kind, label names, columns, lengths; `held_out` where validation rows were held
             out of train), None for bare prompts.
-        head: `pooling` of the head, and `pooler: drawn` where it reads one that was drawn at random; None for bare
-            prompts.
+        head: `pooling` of the head, `pooler: drawn` where it reads one that was drawn at random, and `kind: verbalizer`
+            where it asks the backbone for words; None for bare prompts.
         head_tensors: the head's weights by name, those of a drawn pooler too, as `pooler.*`.
         metrics: what the best epoch reached on the validation rows, fractions in [0, 1].
         metrics_from: what the metrics are from, where it is not the task as it is saved.
         precision: that the backbone was stored in while it was trained, `fp32` or `bf16`, where that is known.
-        counts: parameters of `prompts`, `head`, `backbone` and `transformer` (the backbone without embeddings).
+        counts: parameters of `prompts` (or what the method trains instead), `head`, `backbone` and `transformer` (the
+            backbone without embeddings).
+        adaptation: what the method trains instead of prompts at every layer; empty where it has those.
     """
 
     prompts: Tensor
@@ -138,13 +165,15 @@ class SavedPrompt:
     counts: dict[str, int] = field(default_factory=dict)
     metrics_from: str | None = None
     precision: str | None = None
+    adaptation: SavedAdaptation = field(default_factory=SavedAdaptation)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything in `prompts.safetensors`, by key."""
         head = {
             name if name.startswith(_POOLER) else f"head.{name}": tensor for name, tensor in self.head_tensors.items()
         }
-        return {"prompts": self.prompts, **head}
+        own = {"prompts": self.prompts} if METHODS[self.method].has_deep_prompts else self.adaptation.tensors
+        return {**own, **head}
 
 
 @dataclass(frozen=True)
@@ -175,11 +204,15 @@ def save_prompt(directory: str | Path, saved: SavedPrompt) -> Path:
     """
 
     def write(temporary: Path) -> None:
-        # Copies, because safetensors refuses tensors that share memory.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in saved.tensors().items()}
-        tensors["prompts"] = tensors["prompts"].float()
-        save_file(tensors, temporary / TENSORS_FILE)
-        config = _config(saved, sha256_of(temporary / TENSORS_FILE))
+        for name, tensors in ((TENSORS_FILE, saved.tensors()), (WEIGHTS_FILE, saved.adaptation.weights)):
+            if tensors or name == TENSORS_FILE:
+                # Copies, because safetensors refuses tensors that share memory.
+                copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+                if "prompts" in copies:
+                    copies["prompts"] = copies["prompts"].float()
+                save_file(copies, temporary / name)
+        files = [name for name in (TENSORS_FILE, WEIGHTS_FILE) if (temporary / name).exists()]
+        config = _config(saved, {name: sha256_of(temporary / name) for name in files})
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         size = (temporary / TENSORS_FILE).stat().st_size
         (temporary / CARD_FILE).write_text(model_card(config, size), encoding="utf-8")
@@ -331,19 +364,36 @@ def read_directory(directory: str | Path) -> PromptDirectory:
 
 def _read_directory(directory: Path) -> PromptDirectory:
     config = _read_config(directory / CONFIG_FILE)
-    tensors, size_bytes = _read_tensors(directory, config)
+    method = METHODS.get(config["method"])
+    if method is None:
+        raise CheckpointError(
+            f"{directory} was trained with method {config['method']!r}, expected one of {', '.join(METHODS)}. It may "
+            "come from a newer version: upgrade ptuning."
+        )
+    tensors, size_bytes = _read_tensors(directory / TENSORS_FILE, config)
+    weights: dict[str, Tensor] = {}
+    if method.trains_backbone:
+        weights, more_bytes = _read_tensors(directory / WEIGHTS_FILE, config)
+        size_bytes += more_bytes
     placed = config["prompts"]
     expected = (len(placed["layers"]), 2, placed["num_kv_heads"], placed["prompt_length"], placed["head_dim"])
     known = ("head.", _POOLER) if (config.get("head") or {}).get("pooler") == "drawn" else ("head.",)
-    foreign = sorted(name for name in tensors if name != "prompts" and not name.startswith(known))
-    if foreign or "prompts" not in tensors:
-        found = f"has {', '.join(foreign)}" if foreign else "has no prompts"
-        expected_names = " and ".join(("prompts", *(f"{name}*" for name in known)))
+    own = ["prompts"] if method.has_deep_prompts else list(config.get("adaptation", {}).get("tensors", ()))
+    foreign = sorted(name for name in tensors if name not in own and not name.startswith(known))
+    missing = [name for name in own if name not in tensors]
+    if foreign or missing:
+        found = f"has {', '.join(foreign)}" if foreign else f"has no {missing[0]}"
+        expected_names = " and ".join((*own[:3], *(["..."] if len(own) > 3 else []), *(f"{name}*" for name in known)))
         raise CheckpointError(
             f"{directory / TENSORS_FILE} {found}, expected {expected_names} alone. "
             "Restore it, or update ptuning if it comes from a newer one."
         )
-    prompts = tensors.pop("prompts")
+    prompts = tensors.pop("prompts") if method.has_deep_prompts else torch.zeros(expected)
+    adaptation = SavedAdaptation(
+        options={key: value for key, value in config.get("adaptation", {}).items() if key != "tensors"},
+        tensors={} if method.has_deep_prompts else {name: tensors.pop(name) for name in own},
+        weights=weights,
+    )
     if tuple(prompts.shape) != expected:
         raise CheckpointError(
             f"{directory / TENSORS_FILE} has prompts of shape {tuple(prompts.shape)}, but its {CONFIG_FILE} says "
@@ -363,13 +413,13 @@ def _read_directory(directory: Path) -> PromptDirectory:
         counts=config.get("parameters", {}),
         metrics_from=config.get("metrics_from"),
         precision=config.get("precision"),
+        adaptation=adaptation,
     )
     return PromptDirectory(directory, config, size_bytes, saved)
 
 
-def _read_tensors(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+def _read_tensors(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
     """Returns the tensors by name, and the size of the file."""
-    path = directory / TENSORS_FILE
     try:
         content = path.read_bytes()  # once: what is checked is what is loaded
     except FileNotFoundError as error:
@@ -378,7 +428,7 @@ def _read_tensors(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str,
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its rights.") from error
-    expected = config["files"].get(TENSORS_FILE)
+    expected = config["files"].get(path.name)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise CheckpointError(
@@ -393,7 +443,13 @@ def _read_tensors(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str,
         ) from error
 
 
-def _config(saved: SavedPrompt, digest: str) -> dict[str, Any]:
+def _config(saved: SavedPrompt, files: Mapping[str, str]) -> dict[str, Any]:
+    """What `config.json` holds.
+
+    Args:
+        saved: what is written.
+        files: name -> sha256 of the files beside it.
+    """
     _, _, num_kv_heads, prompt_length, head_dim = saved.prompts.shape
     config = {
         "format_version": FORMAT_VERSION,
@@ -408,13 +464,16 @@ def _config(saved: SavedPrompt, digest: str) -> dict[str, Any]:
             "head_dim": head_dim,
         },
         "head": saved.head,
+        "adaptation": {**saved.adaptation.options, "tensors": list(saved.adaptation.tensors)},
         "backbone": saved.backbone.to_dict(),
         "metrics": saved.metrics,
         "metrics_from": saved.metrics_from,
         "precision": saved.precision,
         "parameters": saved.counts,
-        "files": {TENSORS_FILE: digest},
+        "files": dict(files),
     }
+    if METHODS[saved.method].has_deep_prompts:
+        del config["adaptation"]
     config = json.loads(json.dumps(config))  # as it will be read: lists for tuples, text for keys
     return {**config, "digest": _digest_of(config)}
 

@@ -24,6 +24,11 @@ from ptuning.inference import TOKENS_AT_ONCE, padding_ids
 from ptuning.tasks import TaskKind
 
 _MOST_STEPS = 10_000
+_NEVER = -1e4  # the logit of a class that no training row has
+
+
+Fitted = tuple[Tensor, Tensor]
+"""Weight (num_outputs, hidden_size) and bias (num_outputs,) of a linear head, float32."""
 
 
 def linear_probe(
@@ -48,11 +53,46 @@ def linear_probe(
     hidden_train, hidden_validation = _hidden_states(backbone, train), _hidden_states(backbone, validation)
     results = {}
     for pooling in ("cls", "mean") if kind.head_kind in ("sequence", "choice") else ("tokens",):
-        features = [_pooled(states, pooling) for states in hidden_train]
-        wanted = [_pooled(states, pooling) for states in hidden_validation]
-        logits = _FITS[kind.head_kind](kind, features, train, wanted)
+        weight, bias = fit_linear(kind, [_pooled(states, pooling) for states in hidden_train], train)
+        logits = [_logits(kind, _pooled(states, pooling), weight, bias) for states in hidden_validation]
         results[pooling] = kind.score(kind.predict(logits, validation, rows), rows)
     return results
+
+
+def probe_features(backbone: Backbone, kind: TaskKind, examples: Sequence[Example], pooling: str) -> list[Tensor]:
+    """What the probe of a task is fitted on.
+
+    Args:
+        backbone: without prompts.
+        kind: of the task.
+        examples: that are run through it.
+        pooling: of heads that pool, `cls` or `mean`.
+
+    Returns:
+        For each example, on the CPU in float32: (num_sequences, hidden_size) where the head pools, else (seq_len,
+        hidden_size).
+    """
+    how = pooling if kind.head_kind in ("sequence", "choice") else "tokens"
+    return [_pooled(states, how) for states in _hidden_states(backbone, examples)]
+
+
+def fit_linear(kind: TaskKind, features: Sequence[Tensor], train: Sequence[Example]) -> Fitted:
+    """Fits a linear head to convergence.
+
+    Args:
+        kind: of the task.
+        features: of `probe_features`, for `train`.
+        train: examples with labels.
+    """
+    return _FITS[kind.head_kind](kind, list(features), train)
+
+
+def _logits(kind: TaskKind, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What the head would give for one example."""
+    logits = features @ weight.T + bias
+    if kind.head_kind == "choice":
+        return logits.squeeze(-1)
+    return logits[0] if kind.head_kind == "sequence" else logits
 
 
 def best_probe(results: dict[str, dict[str, float]], metric: str) -> tuple[str, float]:
@@ -85,53 +125,49 @@ def _pooled(states: list[Tensor], pooling: str) -> Tensor:
     """(num_sequences, hidden_size), or the only sequence's (seq_len, hidden_size) where nothing is pooled."""
     if pooling == "tokens":
         return states[0]
-    how: Pooling = "cls" if pooling == "cls" else "mean"
+    how: Pooling = "mean" if pooling == "mean" else "last" if pooling == "last" else "cls"
     return torch.cat([pool(s[None], torch.ones(1, len(s), dtype=torch.long), how) for s in states])
 
 
-def _fit_sequences(
-    kind: TaskKind, features: list[Tensor], train: Sequence[Example], wanted: list[Tensor]
-) -> list[Tensor]:
+def _fit_sequences(kind: TaskKind, features: list[Tensor], train: Sequence[Example]) -> Fitted:
     inputs, targets = torch.cat(features).numpy(), [example.label for example in train]
-    outputs = torch.cat(wanted).numpy()
     if kind.num_outputs == 1:
-        return _fit_numbers(kind, inputs, np.array(targets, dtype=np.float64), outputs)
-    return list(_log_probabilities(inputs, targets, outputs, kind.num_outputs))
+        return _fit_numbers(kind, inputs, np.array(targets, dtype=np.float64))
+    return _fit_classes(inputs, targets, kind.num_outputs)
 
 
-def _fit_numbers(kind: Any, inputs: Any, targets: Any, outputs: Any) -> list[Tensor]:
+def _fit_numbers(kind: Any, inputs: Any, targets: Any) -> Fitted:
     from sklearn.linear_model import Ridge
 
     fitted = Ridge().fit(inputs, (targets - kind.mean) / kind.standard_deviation)
-    return list(torch.as_tensor(fitted.predict(outputs), dtype=torch.float32).unsqueeze(-1))
+    return torch.as_tensor(fitted.coef_, dtype=torch.float32)[None], torch.tensor([float(fitted.intercept_)])
 
 
-def _fit_tokens(kind: TaskKind, features: list[Tensor], train: Sequence[Example], wanted: list[Tensor]) -> list[Tensor]:
+def _fit_tokens(kind: TaskKind, features: list[Tensor], train: Sequence[Example]) -> Fitted:
     inputs, targets = [], []
     for states, example in zip(features, train, strict=True):
         assert isinstance(example.label, list)
         asked = [i for i, label in enumerate(example.label) if label != IGNORED_LABEL]
         inputs.append(states[asked])
         targets += [example.label[i] for i in asked]
-    scores = _log_probabilities(torch.cat(inputs).numpy(), targets, torch.cat(wanted).numpy(), kind.num_outputs)
-    return list(torch.split(scores, [len(states) for states in wanted]))
+    return _fit_classes(torch.cat(inputs).numpy(), targets, kind.num_outputs)
 
 
-def _log_probabilities(inputs: Any, targets: Sequence[Any], outputs: Any, num_outputs: int) -> Tensor:
-    """(num_outputs of the head) log probabilities of each row of `outputs`; -inf for classes never seen."""
+def _fit_classes(inputs: Any, targets: Sequence[Any], num_outputs: int) -> Fitted:
+    """A logistic regression as a head; classes never seen have probability 0."""
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(max_iter=_MOST_STEPS).fit(inputs, np.array(targets))
-    scores = torch.full((len(outputs), num_outputs), float("-inf"))
-    scores[:, torch.as_tensor(fitted.classes_)] = torch.as_tensor(
-        fitted.predict_log_proba(outputs), dtype=torch.float32
-    )
-    return scores
+    own_weight, own_bias = (torch.as_tensor(part, dtype=torch.float32) for part in (fitted.coef_, fitted.intercept_))
+    if len(fitted.classes_) == 2:  # kept as the second one's against the first one's
+        own_weight, own_bias = torch.cat([-own_weight, own_weight]) / 2, torch.cat([-own_bias, own_bias]) / 2
+    weight, bias = torch.zeros(num_outputs, inputs.shape[1]), torch.full((num_outputs,), _NEVER)
+    seen = torch.as_tensor(fitted.classes_)
+    weight[seen], bias[seen] = own_weight, own_bias
+    return weight, bias
 
 
-def _fit_by_loss(
-    kind: TaskKind, features: list[Tensor], train: Sequence[Example], wanted: list[Tensor]
-) -> list[Tensor]:
+def _fit_by_loss(kind: TaskKind, features: list[Tensor], train: Sequence[Example]) -> Fitted:
     """Minimises sum of losses + |weight|^2 / 2, as LogisticRegression does, over weight and bias."""
     is_choice = kind.head_kind == "choice"
     weight = torch.zeros(features[0].shape[-1], kind.num_outputs, requires_grad=True)
@@ -164,8 +200,7 @@ def _fit_by_loss(
         return total
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return [logits_of(states).detach() for states in wanted]
+    return weight.detach().T.contiguous(), bias.detach()
 
 
 _FITS = {"sequence": _fit_sequences, "token": _fit_tokens, "span": _fit_by_loss, "choice": _fit_by_loss}

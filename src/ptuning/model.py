@@ -3,6 +3,8 @@
 token ids ─► frozen backbone ───────────► hidden states ─► head of each row's task ─► logits
                 ▲   ▲   ▲   one (key, value) block of virtual tokens per layer
 prompt bank ────┴───┴───┘
+
+Methods that have no prompts at every layer have an empty bank, and an adaptation that changes something else.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ptuning.backbones.recomputation import is_recomputing, stop_recomputing
 from ptuning.errors import PromptError
 from ptuning.heads import reads_first_token
 from ptuning.lower_states import LowerStates
+from ptuning.methods import Adaptation, ModelInputs
 from ptuning.prompts import PromptBank
 
 
@@ -57,6 +60,7 @@ class PromptedModel(nn.Module):
         check: whether to make sure that every layer's prompts reach the output.
         packing: whether a batch whose rows share their prompts runs as one row without padding; needs flex attention.
         compiled: whether its layers run compiled by torch.compile; needs sdpa or eager attention.
+        adaptation: what the method changes besides prompts at every layer; None for methods that have those.
 
     Attributes:
         lower_states: what the layers below the prompts gave for sequences that will come again, or None.
@@ -72,6 +76,7 @@ class PromptedModel(nn.Module):
         check: bool = True,
         packing: bool = False,
         compiled: bool = False,
+        adaptation: Adaptation | None = None,
     ) -> None:
         super().__init__()
         if packing:
@@ -97,7 +102,11 @@ class PromptedModel(nn.Module):
         self.lower_states: LowerStates | None = None
         self._late_start: LateStart | None = None
         self._first_token: FirstTokenOnly | None = None
-        if can_end_at_first_token(self.attached.trunk, backbone.family) and all(map(reads_first_token, self.heads)):
+        self.adaptation = adaptation
+        if adaptation is not None:
+            adaptation.to(device).attach(self.attached.trunk)
+        is_first = adaptation is None or adaptation.reads_first_token
+        if is_first and _reads_first_token_alone(self.attached.trunk, backbone, self.heads):
             self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
         self._compiled = CompiledLayers(self.attached.trunk, backbone.family) if compiled else None
         self._cheap_dropout = CheapDropout(backbone.model)
@@ -132,10 +141,12 @@ class PromptedModel(nn.Module):
         Raises:
             PromptError: `heads` has the wrong length or names a head that is not there.
         """
+        if self.adaptation is not None:
+            return self._adapted(self.adaptation, ModelInputs(input_ids, attention_mask, token_type_ids), heads)
         hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, entries, lower_states)
         if heads is None:
             rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-            return [HeadOutput(0, rows, self.heads[0](hidden_states, attention_mask))]
+            return [HeadOutput(0, rows, self.heads[0](hidden_states, attention_mask, input_ids))]
         chosen = torch.as_tensor(heads)
         if tuple(chosen.shape) != (input_ids.shape[0],) or not all(0 <= h < len(self.heads) for h in chosen.tolist()):
             raise PromptError(
@@ -145,13 +156,33 @@ class PromptedModel(nn.Module):
         used = sorted(set(chosen.tolist()))
         if len(used) == 1:  # nothing is picked, and a device is not waited for
             rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-            return [HeadOutput(used[0], rows, self.heads[used[0]](hidden_states, attention_mask))]
+            return [HeadOutput(used[0], rows, self.heads[used[0]](hidden_states, attention_mask, input_ids))]
         outputs = []
         for head in used:
             rows = (chosen == head).nonzero().squeeze(1).to(input_ids.device)
-            logits = self.heads[head](hidden_states[rows], attention_mask[rows])
+            logits = self.heads[head](hidden_states[rows], attention_mask[rows], input_ids[rows])
             outputs.append(HeadOutput(head, rows, logits))
         return outputs
+
+    def _adapted(
+        self, adaptation: Adaptation, inputs: ModelInputs, heads: Tensor | Sequence[int] | None
+    ) -> list[HeadOutput]:
+        """A forward of a method with an adaptation, which serves one task."""
+        if len(self.heads) > 1 or any(int(head) for head in (() if heads is None else heads)):
+            raise PromptError(
+                f"the model has {len(self.heads)} heads, but method {adaptation.name} serves one task at a time, "
+                "expected one head. Use a model for each task, or p-tuning-v2, whose prompts rows can choose."
+            )
+        rows = torch.arange(inputs.input_ids.shape[0], device=inputs.input_ids.device)
+        extended = adaptation.extend(inputs)
+        ids, mask = extended.input_ids, extended.attention_mask
+        with adaptation.running(extended):
+            hidden_states = self._hidden_states(ids, mask, extended.token_type_ids, None, None)
+        if extended.real is not None:
+            ids, mask = (tensor.gather(1, extended.real) for tensor in (ids, mask))
+            places = extended.real.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])
+            hidden_states = hidden_states.gather(1, places)
+        return [HeadOutput(0, rows, adaptation.combine(self.heads[0](hidden_states, mask, ids)))]
 
     @property
     def lowest_prompted_layer(self) -> int:
@@ -239,8 +270,14 @@ class PromptedModel(nn.Module):
             self._compiled.remove()
         if self._first_token is not None:
             self._first_token.remove()
+        if self.adaptation is not None:
+            self.adaptation.remove()
         self._cheap_dropout.remove()
         self._before.restore(self.backbone)
+
+
+def _reads_first_token_alone(trunk: nn.Module, backbone: Backbone, heads: nn.ModuleList) -> bool:
+    return can_end_at_first_token(trunk, backbone.family) and all(map(reads_first_token, heads))
 
 
 def _inputs(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> dict[str, Tensor]:
@@ -278,6 +315,8 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def candidate_parameters(model: PromptedModel, candidate: int, num_candidates: int) -> dict[str, nn.Parameter]:
     """What is trained of one of several candidates: its entry of the bank, and its equal share of the heads."""
+    if num_candidates == 1:
+        return trained_parameters(model)
     num_heads = len(model.heads) // num_candidates
     heads = range(candidate * num_heads, (candidate + 1) * num_heads)
     own = (f"bank.prompts.{candidate}.", *(f"heads.{head}." for head in heads))
@@ -285,12 +324,12 @@ def candidate_parameters(model: PromptedModel, candidate: int, num_candidates: i
 
 
 def is_head_parameter(name: str) -> bool:
-    """Whether a trained parameter belongs to a head; the others belong to prompts."""
+    """Whether a trained parameter belongs to a head; the others to prompts, or what the method trains instead."""
     return name.startswith("heads.")
 
 
 def count_trained(model: nn.Module) -> dict[str, int]:
-    """Returns how many numbers are trained, of `prompts` (with a reparameterization: its own) and of `head`."""
+    """Returns how many numbers are trained, of `prompts` (or what makes them, or is trained instead) and of `head`."""
     counts = {"prompts": 0, "head": 0}
     for name, parameter in trained_parameters(model).items():
         counts["head" if is_head_parameter(name) else "prompts"] += parameter.numel()

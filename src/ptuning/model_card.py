@@ -36,7 +36,7 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         config: the content of `config.json`.
         size_bytes: of `prompts.safetensors`.
     """
-    task, prompts, backbone = config.get("task") or {}, config["prompts"], config["backbone"]
+    task, backbone = config.get("task") or {}, config["backbone"]
     name = task.get("name") or "prompts"
     counts = config.get("parameters", {})
     on_hub = base_model(backbone)
@@ -46,12 +46,12 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         "---",
         "library_name: ptuning",
         *([f"base_model: {json.dumps(on_hub, ensure_ascii=False)}"] if on_hub else []),
-        "tags: [p-tuning-v2, deep-prompt-tuning]",
+        f"tags: [{config['method'] + (', deep-prompt-tuning' if config['method'] == 'p-tuning-v2' else '')}]",
         "---",
         "",
         f"# {name} on {shown_backbone}",
         "",
-        f"Deep prompts ({config['method']}) for a frozen `{shown_backbone}`"
+        _what_it_is(config, shown_backbone)
         + (f", trained for {task['kind'].replace('_', ' ')}." if task.get("kind") else "."),
         "",
         "| what | value |",
@@ -59,8 +59,7 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         f"| backbone | {shown_backbone} ({backbone['architecture'].get('model_type')}, "
         f"{backbone['architecture'].get('num_layers')} layers), "
         f"revision {backbone.get('revision') or 'not recorded'} |",
-        f"| prompt length | {prompts['prompt_length']} virtual tokens at {len(prompts['layers'])} layers |",
-        f"| positions | {prompts['positions']} |",
+        *_placement(config),
         f"| size | {size_bytes / 1e6:.2f} MB |",
     ]
     if (config.get("head") or {}).get("pooler") == "drawn":
@@ -68,8 +67,10 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
     if counts.get("backbone") and counts.get("transformer"):
         share = counts["prompts"] / counts["backbone"]
         ratio = counts["prompts"] / counts["transformer"]
+        what = "prompts" if "adaptation" not in config else config["method"]
+        verb = "are" if what == "prompts" else "is"
         lines.append(
-            f"| trained parameters | {counts['prompts']:,} prompts + {counts['head']:,} head; prompts are {share:.2%} "
+            f"| trained parameters | {counts['prompts']:,} {what} + {counts['head']:,} head; {what} {verb} {share:.2%} "
             f"of the backbone ({ratio:.2%} of its transformer parameters) |"
         )
     if task.get("label_names"):
@@ -91,8 +92,31 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
             'saved = ptuning.read_prompt("DIRECTORY")',
             "ptuning.attach(model, saved.prompts, layers=saved.layers, positions=saved.positions)",
         ]
-    lines += ["```", "", "The backbone is not in these files; it is loaded by its name or directory.", ""]
+    where = "The backbone is not in these files; it is loaded by its name or directory."
+    if "model.safetensors" in config.get("files", {}):
+        where = "All weights are in `model.safetensors`; the backbone's settings and tokenizer are loaded by its name."
+    lines += ["```", "", where, ""]
     return "\n".join(lines)
+
+
+def _what_it_is(config: Mapping[str, Any], backbone: str) -> str:
+    method = config["method"]
+    if "adaptation" not in config:
+        return f"Deep prompts ({method}) for a frozen `{backbone}`"
+    if "model.safetensors" in config.get("files", {}):
+        return f"Weights ({method}) of a `{backbone}`"
+    return f"What {method} trains for a frozen `{backbone}`"
+
+
+def _placement(config: Mapping[str, Any]) -> list[str]:
+    """Rows about virtual tokens at every layer, for methods that have those."""
+    if "adaptation" in config:
+        return [f"| method | {config['method']} |"]
+    prompts = config["prompts"]
+    return [
+        f"| prompt length | {prompts['prompt_length']} virtual tokens at {len(prompts['layers'])} layers |",
+        f"| positions | {prompts['positions']} |",
+    ]
 
 
 def _row(task: Mapping[str, Any]) -> dict[str, Any]:

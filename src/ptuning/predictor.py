@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.checkpoint import PromptDirectory, SavedPrompt, load_tensors_into, read_directory
@@ -22,14 +23,18 @@ from ptuning.data.rows import Row
 from ptuning.data.template import Template
 from ptuning.data.unlabelled import rows_from_records
 from ptuning.devices import find_device, find_dtype
+from ptuning.backbones.language_modeling import load_language_modeling_head
+from ptuning.config import METHODS
 from ptuning.errors import CheckpointError, PromptError
-from ptuning.heads import DrawnPooler, make_head
+from ptuning.heads import DrawnPooler, VerbalizerHead, make_head
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
+from ptuning.methods import Adaptation, restore_adaptation
 from ptuning.model import PromptedModel
 from ptuning.prompts import GivenPrompts, PromptBank
 from ptuning.sharing import is_in_hub_cache
 from ptuning.tasks import TaskKind
 from ptuning.tasks.kind import Prediction
+from ptuning.tasks.patterned import label_word_ids
 from ptuning.tasks.saving import kind_of, template_of
 
 
@@ -186,7 +191,7 @@ def load(
         CheckpointError: a prompt is missing, damaged, or has no task.
         BackboneMismatchError: a prompt was trained on another backbone.
         BackboneError: the backbone cannot be loaded.
-        PromptError: no directory was given.
+        PromptError: no directory was given, or several of methods that cannot share a backbone.
         ConfigError: this machine does not have the device.
     """
     given = [directories] if isinstance(directories, str | Path) else list(directories)
@@ -194,6 +199,12 @@ def load(
         raise PromptError("load got no directories, expected at least one run or prompt directory.")
     read = [read_directory(directory) for directory in given]
     saved = [directory.prompt for directory in read]
+    alone = [prompt.method for prompt in saved if not METHODS[prompt.method].has_deep_prompts]
+    if alone and len(saved) > 1:
+        raise PromptError(
+            f"{len(saved)} prompts were given, one of them of method {alone[0]}, which has the backbone for itself, "
+            "expected prompts at every layer (p-tuning-v2, prefix-tuning) to load several. Load that one alone."
+        )
     if not isinstance(backbone, Backbone):
         first = saved[0].backbone
         name = backbone or first.name
@@ -223,11 +234,18 @@ def read_task(directory: str | Path) -> LoadedTask:
 def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[LoadedTask]) -> PromptedModel:
     description = backbone.description
     bank = PromptBank(description.num_layers)
-    heads = []
+    heads: list[nn.Module] = []
+    adaptation: Adaptation | None = None
     device = next(backbone.model.parameters()).device
     for prompt, task in zip(saved, tasks, strict=True):
         bank.add(GivenPrompts(prompt.prompts.to(device)), layers=prompt.layers, positions=prompt.positions)
+        adaptation, used = restore_adaptation(prompt.method, prompt.adaptation, backbone)
         settings = prompt.head or {}
+        if settings.get("kind") == "verbalizer":
+            words, mask = label_word_ids(task.kind, backbone.tokenizer), int(backbone.tokenizer.mask_token_id)
+            is_choice = task.kind.head_kind == "choice"
+            heads.append(VerbalizerHead(load_language_modeling_head(backbone), words, mask, is_choice=is_choice))
+            continue
         is_drawn = settings.get("pooler") == "drawn"
         head = make_head(
             task.kind.head_kind,
@@ -238,7 +256,7 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
         )
         load_tensors_into(head, prompt.head_tensors, f"the head in {task.directory}")
         heads.append(head)
-    return PromptedModel(backbone, bank, heads).eval()
+    return PromptedModel(used, bank, heads, adaptation=adaptation).eval()
 
 
 def _task(read: PromptDirectory) -> LoadedTask:

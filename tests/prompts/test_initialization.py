@@ -5,7 +5,7 @@ import torch
 
 from ptuning.errors import PromptError
 from ptuning.prompts import Entry
-from ptuning.prompts.initialization import from_saved, pick_tokens
+from ptuning.prompts.initialization import draw_like, from_saved, pick_tokens
 
 SAVED = torch.zeros(2, 2, 1, 3, 1)
 
@@ -54,3 +54,17 @@ def test_a_saved_prompt_of_other_layers_positions_or_length_is_refused(
         f"the saved prompt has layers 0, 1, prompt_length 3 and shifted positions, expected {words}. "
         "Set prompts.layers, prompts.prompt_length and prompts.positions to those it has."
     )
+
+
+def test_drawn_tokens_have_the_statistics_of_real_ones() -> None:
+    """Those of each layer, key or value, head and place: scale and offset differ between all of them."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.rand(2, 2, 3, 1, 4, generator=generator) * 3
+    offset = torch.randn(2, 2, 3, 1, 4, generator=generator)
+    real = torch.randn(2, 2, 3, 500, 4, generator=generator) * scale + offset
+    drawn = draw_like(real, 2000, generator)
+    assert drawn.shape == (2, 2, 3, 2000, 4)
+    torch.testing.assert_close(drawn.mean(3), real.mean(3), atol=0.25, rtol=0)
+    torch.testing.assert_close(drawn.std(3), real.std(3), atol=0.0, rtol=0.1)
+    with pytest.raises(PromptError, match="there are 1 tokens to take the deviation"):
+        draw_like(real[:, :, :, :1], 4, generator)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ptuning.checkpoint import SavedPrompt
 
 EXAMPLES = """Examples:
 
@@ -22,6 +25,7 @@ def command(
 ) -> None:
     """Say what a saved prompt is: task, metrics, sizes, backbone. The files are checked."""
     from ptuning.checkpoint import TENSORS_FILE, read_directory
+    from ptuning.config import METHODS
 
     found = read_directory(directory)
     saved, path = found.prompt, found.path
@@ -40,8 +44,8 @@ def command(
         ["labels", ", ".join(task.get("label_names", [])) or "-"],
         ["columns", ", ".join(f"{role}: {column}" for role, column in task.get("columns", {}).items()) or "-"],
         ["max length", str(task.get("max_length", "-"))],
-        ["prompt length", f"{saved.prompts.shape[3]} virtual tokens, {saved.positions} positions"],
-        ["layers", ", ".join(map(str, saved.layers))],
+        *_placement(saved),
+        ["head", str((saved.head or {}).get("kind", "linear" if saved.head else "-"))],
         ["pooling", str((saved.head or {}).get("pooling", "-"))],
         [
             "backbone",
@@ -52,9 +56,26 @@ def command(
     if counts:
         share = shown_share(counts["prompts"], counts["backbone"])
         ratio = shown_share(counts["prompts"], counts["transformer"])
+        what = "prompts" if METHODS[saved.method].has_deep_prompts else saved.method
         rows.append(
-            ["parameters", f"{counts['prompts']:,} prompts ({share} of the backbone, {ratio} of its transformer)"]
+            ["parameters", f"{counts['prompts']:,} {what} ({share} of the backbone, {ratio} of its transformer)"]
         )
         rows.append(["", f"{counts['head']:,} head"])
     rows.append(["file", f"{path / TENSORS_FILE}, {found.size_bytes / 1e6:.2f} MB"])
     print_table(["", str(path)], rows)
+
+
+def _placement(saved: SavedPrompt) -> list[list[str]]:
+    """Where virtual tokens are, for methods that have some."""
+    virtual = saved.adaptation.tensors.get("input_prompts")
+    if virtual is not None:
+        where = {"front": "in front of the input", "around": "around the input", "pattern": "in a pattern"}
+        place = where.get(str(saved.adaptation.options.get("place")), "in the input")
+        mixture = f", {virtual.shape[0]} prompts mixed" if virtual.shape[0] > 1 else ""
+        return [["prompt length", f"{virtual.shape[1]} virtual tokens {place}{mixture}"]]
+    if not saved.prompts.shape[3]:
+        return []
+    return [
+        ["prompt length", f"{saved.prompts.shape[3]} virtual tokens, {saved.positions} positions"],
+        ["layers", ", ".join(map(str, saved.layers))],
+    ]

@@ -1,4 +1,4 @@
-"""`ptuning train`: prompts and a head for one task."""
+"""`ptuning train`: prompts and a head for one task, or what another method trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ptuning.allocation import imports_for_good
-from ptuning.config import RunConfig, load_config, parse_settings
+from ptuning.config import METHODS, RunConfig, load_config, parse_settings
 from ptuning.errors import ConfigError
 
 EXAMPLES = """Examples:
@@ -18,6 +18,8 @@ EXAMPLES = """Examples:
     ptuning train --task classification --data my_dir --backbone roberta-base
 
     ptuning train config.yaml --set training.epochs=20 --set prompts.prompt_length=40
+
+    ptuning train --task helpdesk/tickets --set method=lora --output runs/tickets-lora
 
     ptuning train --resume --output runs/tickets
 """
@@ -59,12 +61,14 @@ def command(
     from ptuning.cli.tables import shown_metrics, shown_share
 
     counts = result.counts
-    size = (result.directory / "prompt" / "prompts.safetensors").stat().st_size
+    size = sum(path.stat().st_size for path in (result.directory / "prompt").glob("*.safetensors"))
+    what = "prompt parameters" if METHODS[settings.method].has_deep_prompts else f"parameters of {settings.method}"
     share = shown_share(counts["prompts"], counts["backbone"])
     ratio = shown_share(counts["prompts"], counts["transformer"])
-    typer.echo(f"{result.directory}: validation {shown_metrics(result.metrics)} (epoch {result.best_epoch})")
+    epoch = f" (epoch {result.best_epoch})" if result.best_epoch else ""
+    typer.echo(f"{result.directory}: validation {shown_metrics(result.metrics)}{epoch}")
     typer.echo(
-        f"{counts['prompts']:,} prompt parameters ({share} of the backbone, {ratio} of its transformer) and "
+        f"{counts['prompts']:,} {what} ({share} of the backbone, {ratio} of its transformer) and "
         f"{counts['head']:,} of the head, {size / 1e6:.2f} MB in {result.directory / 'prompt'}; "
         f"{counts['trained']:,} parameters trained in {result.seconds:.0f} s"
     )

@@ -6,12 +6,15 @@ Precedence: defaults < recipe < file < overrides (flags, then `--set`). All prob
 """
 
 from ptuning.config.loading import load_config, parse_settings
+from ptuning.config.methods import METHODS, Method, with_method_defaults
 from ptuning.config.recipes import ShippedRecipe, shipped_recipes
 from ptuning.config.settings import DataConfig, HeadConfig, PromptsConfig, RunConfig, TrainingConfig, setting_names
 
 __all__ = [
+    "METHODS",
     "DataConfig",
     "HeadConfig",
+    "Method",
     "PromptsConfig",
     "RunConfig",
     "ShippedRecipe",
@@ -20,4 +23,5 @@ __all__ = [
     "parse_settings",
     "setting_names",
     "shipped_recipes",
+    "with_method_defaults",
 ]

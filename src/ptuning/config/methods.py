@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+from ptuning.config.settings import RunConfig
+from ptuning.errors import ConfigError
 
 HeadName = Literal["linear", "verbalizer"]
 Reparameterization = Literal["none", "mlp", "lstm"]
@@ -27,6 +30,7 @@ class Method:
         heads: that it works with; the first is the default.
         reparameterizations: that may produce its prompts in training; the first is the default. Empty where it has no
             prompts.
+        init: what its prompts start from by default.
         learning_rate: of what it trains, by default; None where no steps are made.
         has_deep_prompts: whether it has prompts at every layer, which banks, populations and mixed batches need.
         has_input_prompts: whether it has virtual tokens among the embeddings, which occupy positions.
@@ -40,6 +44,7 @@ class Method:
     source: str
     heads: tuple[HeadName, ...] = ("linear",)
     reparameterizations: tuple[Reparameterization, ...] = ()
+    init: str = "normal"
     learning_rate: float | None = None
     has_deep_prompts: bool = False
     has_input_prompts: bool = False
@@ -85,6 +90,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 source="Lester et al., EMNLP 2021, arXiv 2104.08691",
                 heads=_ANY_HEAD,
                 reparameterizations=("none", "mlp"),
+                init="vocabulary",
                 learning_rate=3e-2,
                 has_input_prompts=True,
             ),
@@ -100,7 +106,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 "soft-prompts",
-                trains="embeddings of virtual tokens, what is added to them at every layer, and the weights of a mixture",
+                trains="embeddings of virtual tokens, what is added to them at every layer, weights of a mixture",
                 place="in a pattern with a mask, and at every layer",
                 source="Qin and Eisner, NAACL 2021, arXiv 2104.06599",
                 heads=("verbalizer",),
@@ -152,3 +158,85 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 """Name -> method, in the order of the paper's comparison."""
+
+_OF_INPUT_PROMPTS = ("vocabulary", "labels")
+_OF_DEEP_PROMPTS = ("statistics",)
+STARTS = ("normal", "tokens", "text", *_OF_DEEP_PROMPTS, *_OF_INPUT_PROMPTS)
+"""What `prompts.init` may be besides a path."""
+
+
+def with_method_defaults(config: RunConfig) -> RunConfig:
+    """Fills in what was left to the method, and makes sure that settings fit it.
+
+    Raises:
+        ConfigError: a setting is one that the method does not have.
+    """
+    method, prompts, training = METHODS[config.method], config.prompts, config.training
+    made = prompts.reparameterization or next(iter(method.reparameterizations), "none")
+    head = config.head.kind or method.heads[0]
+    if head not in method.heads:
+        raise ConfigError(
+            f"head.kind is {head}, but method {method.name} works with {' or '.join(method.heads)}. Set one of these, "
+            "or leave head.kind out."
+        )
+    if method.reparameterizations:
+        _check_prompts(config, method, made)
+    if prompts.mixture > 1 and method.name != "soft-prompts":
+        raise ConfigError(
+            f"prompts.mixture is {prompts.mixture}, but method {method.name} has no mixture of prompts, as "
+            "soft-prompts has. Leave it out."
+        )
+    if training.gradient_checkpointing and method.name == "soft-prompts":
+        raise ConfigError(
+            "training.gradient_checkpointing is on, but what soft-prompts adds to layers is not there when they are "
+            "computed again. Turn it off; a smaller training.micro_batch_tokens saves memory too."
+        )
+    if training.compile and not method.has_deep_prompts:
+        raise ConfigError(
+            f"training.compile is on, but method {method.name} changes what compiled layers cannot see. Turn it off."
+        )
+    rate = training.learning_rate or method.learning_rate
+    update: dict[str, dict[str, Any]] = {
+        "prompts": {
+            "reparameterization": made,
+            "init": prompts.init or ("normal" if made != "none" else method.init),
+        },
+        "head": {"kind": head},
+        "training": {"learning_rate": rate},
+    }
+    groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
+    return config.model_copy(update=groups)
+
+
+def _check_prompts(config: RunConfig, method: Method, made: str) -> None:
+    prompts = config.prompts
+    if made not in method.reparameterizations:
+        raise ConfigError(
+            f"prompts.reparameterization is {made}, but method {method.name} has "
+            f"{' or '.join(method.reparameterizations)}. Set one of these, or leave it out."
+        )
+    if method.has_deep_prompts and prompts.init in _OF_INPUT_PROMPTS:
+        raise ConfigError(
+            f"prompts.init is {prompts.init}, which is a start for embeddings, but method {method.name} trains keys "
+            "and values. Use normal, tokens, text or statistics."
+        )
+    if method.has_input_prompts and prompts.init in _OF_DEEP_PROMPTS:
+        raise ConfigError(
+            f"prompts.init is {prompts.init}, which is a start for keys and values, but method {method.name} trains "
+            "embeddings. Use normal, tokens, text, vocabulary or labels."
+        )
+    if made != "none" and prompts.init not in (None, "normal"):
+        raise ConfigError(
+            f"prompts.init is {prompts.init}, but the {made} of prompts.reparameterization produces the prompts. Use "
+            "`init: normal` with it, or `reparameterization: none`."
+        )
+    if method.has_input_prompts and prompts.positions == "shifted":
+        raise ConfigError(
+            f"prompts.positions is shifted, but the virtual tokens of {method.name} have positions of their own. Leave "
+            "it out."
+        )
+    if method.has_input_prompts and prompts.prompt_length == 0:
+        raise ConfigError(
+            f"prompts.prompt_length is 0, but method {method.name} is its virtual tokens. Set at least 1, or use "
+            "linear-probe."
+        )

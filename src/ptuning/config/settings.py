@@ -41,13 +41,24 @@ class DataConfig(Settings):
     template: Int = Field(0, ge=0, description="which of the preset's input formats; see `ptuning tasks NAME`")
     pattern: str | None = Field(
         None,
-        description="what texts are put into: {text}, {text_pair} or {choice}, {mask} for the verbalizer head, {prompt} "
-        "where virtual tokens of p-tuning and soft-prompts stand; other words are anchor tokens. Default: the preset's",
+        description="what texts are put into: {text}, {text_pair} or {choice}, {mask} for the verbalizer head, "
+        "{prompt} where virtual tokens of p-tuning and soft-prompts stand; other words are anchor tokens. Default: "
+        "the preset's",
     )
     max_train_rows: Int | None = Field(None, ge=1, description="use only this many training rows")
-    max_validation_rows: Int | None = Field(None, ge=1, description="use only this many validation rows")
+    max_validation_rows: Int | None = Field(
+        None, ge=1, description="use only this many validation rows, and this many to choose by"
+    )
+    selection: Literal["validation", "development"] = Field(
+        "validation",
+        description="what picks the best epoch. validation: the validation rows; development: rows held out of train, "
+        "while the validation rows are kept for reporting",
+    )
     development_fraction: Float = Field(
-        0.1, gt=0.0, lt=1.0, description="share of train held out where there is no validation file"
+        0.1,
+        gt=0.0,
+        lt=1.0,
+        description="share of train held out where there is no validation file, and for selection: development",
     )
 
 
@@ -61,14 +72,22 @@ class PromptsConfig(Settings):
     )
     reparameterization: Literal["none", "mlp", "lstm"] | None = Field(
         None,
-        description="what produces the prompts in training; default by method: mlp for prefix-tuning, lstm for p-tuning, "
-        "none for the others",
+        description="what produces the prompts in training; default by method: mlp for prefix-tuning, lstm for "
+        "p-tuning, none for the others",
     )
     reparameterization_size: Int = Field(512, ge=1, description="inner width of the MLP")
     mixture: Int = Field(1, ge=1, description="soft-prompts: how many prompts of this length are mixed")
-    init: str = Field("normal", description="normal, tokens (of the training data), text, or PATH of a saved prompt")
+    init: str | None = Field(
+        None,
+        description="normal, tokens (of the training data), text, or PATH of a saved prompt; keys and values also "
+        "statistics (drawn with mean and deviation of those of real tokens), virtual tokens of the input vocabulary or "
+        "labels. Default by method: vocabulary for prompt-tuning, normal for the others",
+    )
     init_std: Float = Field(
-        1.0, gt=0.0, description="standard deviation of init: normal; the official code has 0.02, and so has mlp always"
+        1.0,
+        gt=0.0,
+        description="standard deviation of init: normal; the official code has 0.02, and so has the mlp of keys and "
+        "values always. Embeddings that are trained themselves: times that of the vocabulary's",
     )
     init_text: str | None = Field(None, description="the text whose keys and values init: text starts from")
     dropout: Float = Field(0.0, ge=0.0, lt=1.0, description="probability of zeroing entries of keys and values")
@@ -82,7 +101,7 @@ class PromptsConfig(Settings):
                 f"prompts.init_text is {self.init_text!r}, but prompts.init is `{self.init}`, which does not read it. "
                 "Set `init: text`, or leave init_text out."
             )
-        if self.reparameterization == "mlp" and self.init != "normal":
+        if self.reparameterization == "mlp" and self.init not in (None, "normal"):
             raise ValueError(
                 f"prompts.init is `{self.init}`, which needs `reparameterization: none`, since the MLP produces the "
                 "prompts. Use `init: normal` with the MLP."
@@ -96,12 +115,13 @@ class HeadConfig(Settings):
     kind: Literal["linear", "verbalizer"] | None = Field(
         None,
         description="linear: a new linear layer; verbalizer: label words at the mask of data.pattern, by the "
-        "backbone's own language-modeling head. Default by method: linear, but verbalizer for prompting and soft-prompts",
+        "backbone's own language-modeling head. Default by method: linear, but verbalizer for prompting and "
+        "soft-prompts",
     )
     words: dict[str, str] | None = Field(
         None,
-        description="verbalizer: label -> its word or words; for choices the words of `right` and `wrong`. Default: the "
-        "preset's",
+        description="verbalizer: label -> its word or words; for choices the words of `right` and `wrong`. Default: "
+        "the preset's",
     )
     pooling: Literal["cls", "mean", "last", "pooler"] | None = Field(
         None,

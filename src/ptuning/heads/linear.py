@@ -63,7 +63,7 @@ class PooledHead(nn.Module):
         self._pooler = (pooler,)
         self.pooler = pooler if pooling == "pooler" and isinstance(pooler, DrawnPooler) else None
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """(batch_size, seq_len, hidden_size) and its mask -> (batch_size, num_outputs), or (batch_size,) squeezed."""
         pooler = self._pooler[0]
         if self.pooling == "pooler" and pooler is not None:
@@ -101,7 +101,7 @@ class TokenHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = _linear(hidden_size, num_outputs, generator)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """(batch_size, seq_len, hidden_size) -> (batch_size, seq_len, num_outputs)."""
         logits: Tensor = self.linear(self.dropout(hidden_states.to(self.linear.weight.dtype)))
         return logits

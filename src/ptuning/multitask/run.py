@@ -20,6 +20,7 @@ from pathlib import Path
 from ptuning.backbones.loading import Backbone
 from ptuning.checkpoint import find_prompt
 from ptuning.config import PromptsConfig, RunConfig
+from ptuning.config.methods import STARTS
 from ptuning.errors import ConfigError, DataError
 from ptuning.multitask.directory import check_kept, check_output, follow_move, start_output
 from ptuning.multitask.results import RESULTS_NAME, MultitaskResult, Stage, StageResult
@@ -231,11 +232,14 @@ def _resolve(
     for name, task in prepared.items():
         with _named(name):
             run = resolve_config(_run_config(config, name, config.seeds[0], output, 1), task, backbone, output)
-    known = {name: getattr(run.training, name) for name in ("head_learning_rate", "precision")}
-    training = config.training.model_copy(update=known)
-    return config.model_copy(
-        update={"revision": run.revision, "head": run.head, "training": training, "output": str(output)}
-    )
+    known = {name: getattr(run.training, name) for name in ("learning_rate", "head_learning_rate", "precision")}
+    made = {name: getattr(run.prompts, name) for name in ("reparameterization", "init")}
+    groups = {
+        "head": run.head,
+        "prompts": config.prompts.model_copy(update=made),
+        "training": config.training.model_copy(update=known),
+    }
+    return config.model_copy(update={"revision": run.revision, **groups, "output": str(output)})
 
 
 def _check_model(
@@ -257,8 +261,9 @@ def _read_by(config: MultitaskConfig) -> dict[str, Path]:
     """What on this disk the runs read, by setting."""
     read = {f"tasks.{name}.data.path": Path(task.data.path) for name, task in config.tasks.items() if task.data.path}
     read["backbone"] = Path(config.backbone)
-    if config.prompts.init not in ("normal", "tokens", "text") and Path(config.prompts.init).exists():
-        read["prompts.init"] = find_prompt(config.prompts.init)
+    init = config.prompts.init
+    if init is not None and init not in STARTS and Path(init).exists():
+        read["prompts.init"] = find_prompt(init)
     return {setting: path for setting, path in read.items() if path.exists()}
 
 

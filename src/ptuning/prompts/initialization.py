@@ -33,6 +33,31 @@ def pick_tokens(num_tokens: int, prompt_length: int, generator: torch.Generator 
     return order.repeat(prompt_length // num_tokens + 1)[:prompt_length]
 
 
+def draw_like(real: Tensor, prompt_length: int, generator: torch.Generator) -> Tensor:
+    """Draws virtual tokens from a normal distribution with the statistics of real ones.
+
+    Args:
+        real: (num_layers, 2, num_kv_heads, num_tokens, head_dim), keys and values of real tokens.
+        prompt_length: how many to draw.
+        generator: source of the numbers.
+
+    Returns:
+        (num_layers, 2, num_kv_heads, prompt_length, head_dim); mean and standard deviation are those of each layer, key or
+        value, head and place in it.
+
+    Raises:
+        PromptError: there are fewer than two tokens.
+    """
+    if real.shape[3] < 2:
+        raise PromptError(
+            f"there are {real.shape[3]} tokens to take the deviation of keys and values from, expected at least 2. Give "
+            "training data that are not empty."
+        )
+    mean, deviation = real.mean(3, keepdim=True), real.std(3, keepdim=True)
+    shape = (*real.shape[:3], prompt_length, real.shape[4])
+    return mean + deviation * torch.empty(shape).normal_(generator=generator)
+
+
 def from_saved(saved: Tensor, entry: Entry, *, wanted: Entry, prompt_length: int) -> Tensor:
     """Uses another prompt, as it is.
 

@@ -10,19 +10,27 @@ from torch import Tensor, nn
 
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.families import position_limit
+from ptuning.backbones.language_modeling import load_language_modeling_head
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.packing import can_pack, require_packing
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import load_tensors_into, read_prompt
-from ptuning.config import PromptsConfig, RunConfig
+from ptuning.config import METHODS, PromptsConfig, RunConfig
+from ptuning.config.methods import STARTS
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
-from ptuning.heads import draw_pooler, make_head
+from ptuning.heads import VerbalizerHead, draw_pooler, make_head
 from ptuning.inference import padding_ids
+from ptuning.methods import Adaptation
 from ptuning.model import PromptedModel
 from ptuning.prompts import DeepPrompts, Entry, PromptBank, resolve_layers
-from ptuning.prompts.initialization import from_saved, pick_tokens
+from ptuning.prompts.initialization import draw_like, from_saved, pick_tokens
 from ptuning.tasks import TaskKind
+from ptuning.tasks.patterned import label_word_ids
+from ptuning.tasks.resolving import has_virtual_tokens_in_pattern
+from ptuning.training.adapting import make_adaptation, no_prompts
+
+_ENOUGH_EXAMPLES = 32  # some hundred tokens, for the mean and deviation of keys and values
 
 
 def fitting_max_length(config: RunConfig, backbone: Backbone, usual: int) -> int:
@@ -37,21 +45,27 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, usual: int) -> int
         ConfigError: the config's length (plus prompt_length in shifted mode) is more than the backbone's positions.
     """
     limit = position_limit(backbone.model.config, backbone.family)
-    shift = config.prompts.prompt_length if config.prompts.positions == "shifted" else 0
+    is_shifted, length = config.prompts.positions == "shifted", config.prompts.prompt_length
+    if has_virtual_tokens_in_pattern(config):
+        usual += length
+    is_added = METHODS[config.method].has_input_prompts and not has_virtual_tokens_in_pattern(config)
+    shift = length if is_shifted or is_added else 0
     asked = config.data.max_length
     if limit is None:
         return asked or usual
     if limit - shift < 3:
+        what = "`positions: shifted`" if is_shifted else f"method {config.method}"
         raise ConfigError(
-            f"prompts.prompt_length is {shift} with `positions: shifted`, which leaves {limit - shift} of the {limit} "
-            f"positions of {backbone.name} for tokens. Use shorter prompts or `positions: unshifted`."
+            f"prompts.prompt_length is {shift} with {what}, which leaves {limit - shift} of the {limit} positions of "
+            f"{backbone.name} for tokens. Use shorter prompts{' or `positions: unshifted`' if is_shifted else ''}."
         )
     if asked is not None and asked + shift > limit:
+        adding = "prompts.positions `shifted`" if is_shifted else f"method {config.method}"
         raise ConfigError(
             f"data.max_length is {asked}"
-            + (f" and prompts.positions `shifted` adds prompt_length {shift}" if shift else "")
+            + (f" and {adding} adds prompt_length {shift}" if shift else "")
             + f", but {backbone.name} has {limit} positions. Set data.max_length to at most {limit - shift}"
-            + (", or prompts.positions to unshifted." if shift else ".")
+            + (", or prompts.positions to unshifted." if is_shifted else ".")
         )
     return min(asked or usual, limit - shift)
 
@@ -88,11 +102,17 @@ def assemble_model(
     is_packed = _is_packed(config, backbone)
     bank = PromptBank(backbone.description.num_layers)
     heads: list[nn.Module] = []
+    adaptation: Adaptation | None = None
     for one in (config, *other_configs):
         generator = torch.Generator().manual_seed(one.training.seed)
-        layers = resolve_layers(one.prompts.layers, backbone.description.num_layers)
-        prompts = _make_prompts(one.prompts, backbone, layers, examples, generator)
-        bank.add(prompts, layers=layers, positions=one.prompts.positions)
+        if METHODS[one.method].has_deep_prompts:
+            layers = resolve_layers(one.prompts.layers, backbone.description.num_layers)
+            prompts = _make_prompts(one.prompts, backbone, layers, examples, generator)
+            bank.add(prompts, layers=layers, positions=one.prompts.positions)
+        else:
+            _check_serves_one(one, len(other_kinds) + len(other_configs))
+            bank.add(no_prompts(backbone))
+            adaptation, backbone = make_adaptation(one, backbone, kind, examples, generator)  # perhaps a copy of it
         heads += _make_heads(one, backbone, (kind, *other_kinds), generator)
     model = PromptedModel(
         backbone,
@@ -101,22 +121,38 @@ def assemble_model(
         backbone_dropout=config.training.backbone_dropout,
         packing=is_packed,
         compiled=config.training.compile,
+        adaptation=adaptation,
     )
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)
     return model
 
 
+def _check_serves_one(config: RunConfig, others: int) -> None:
+    if others:
+        raise ConfigError(
+            f"method {config.method} was asked to train {others + 1} data sets or candidates on one backbone, which "
+            "takes prompts at every layer that rows can choose. Use p-tuning-v2 or prefix-tuning, or train them apart."
+        )
+
+
 def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
     """Whether batches are packed.
 
     Raises:
-        ConfigError: flex attention, which packing needs, is not there or cannot train here: it has gradients on a GPU
-            only, and no dropout of attention weights.
+        ConfigError: virtual tokens of the input are not packed; or flex attention, which packing needs, is not there or
+            cannot train here: it has gradients on a GPU only, and no dropout of attention weights.
     """
     trunk_config = backbone.model.config
     device = next(backbone.model.parameters()).device
     is_flex, is_asked = can_pack(backbone.family, trunk_config), config.training.packing == "on"
+    if METHODS[config.method].has_input_prompts:
+        if is_asked:
+            raise ConfigError(
+                f"training.packing is on, but sequences with the virtual tokens of {config.method} are not packed. Set "
+                "it to auto."
+            )
+        return False
     if device.type in ("cpu", "mps") and (is_flex or is_asked):
         setting, other = ("packing", "auto") if is_asked else ("attention", "sdpa")
         raise ConfigError(
@@ -151,7 +187,7 @@ def _make_prompts(
         head_dim=description.head_dim,
         init_std=settings.init_std,
         initial=_initial_prompts(settings, backbone, layers, examples, generator),
-        reparameterization=settings.reparameterization,
+        reparameterization=settings.reparameterization or "none",
         hidden_size=description.hidden_size,
         reparameterization_size=settings.reparameterization_size,
         dropout=settings.dropout,
@@ -164,6 +200,15 @@ def _make_heads(
 ) -> list[nn.Module]:
     """A head for each data set; the first may start from a saved one."""
     description = backbone.description
+    if config.head.kind == "verbalizer":
+        words_at_mask = load_language_modeling_head(backbone)
+        mask = int(backbone.tokenizer.mask_token_id)
+        return [
+            VerbalizerHead(
+                words_at_mask, label_word_ids(kind, backbone.tokenizer), mask, is_choice=kind.head_kind == "choice"
+            )
+            for kind in kinds
+        ]
     pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
     if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
         pooler = draw_pooler(description.hidden_size, std=description.initializer_range, seed=config.training.seed)
@@ -192,17 +237,20 @@ def _initial_prompts(
     generator: torch.Generator,
 ) -> Tensor | None:
     """Returns the values that prompts start from, or None for the normal start."""
-    if prompts.init == "normal" or prompts.prompt_length == 0:
+    if prompts.init in (None, "normal") or prompts.prompt_length == 0:
         return None
     if prompts.init == "tokens":
         return _from_examples(prompts, backbone, layers, examples, generator)
+    if prompts.init == "statistics":
+        inputs = _some_examples(backbone, examples, _ENOUGH_EXAMPLES, generator)
+        return draw_like(_captured(backbone, inputs, layers, None), prompts.prompt_length, generator)
     if prompts.init == "text":
         encoded = backbone.tokenizer(prompts.init_text, return_tensors="pt", truncation=True)
         tokens = pick_tokens(int(encoded["attention_mask"].sum()), prompts.prompt_length)
         return _captured(backbone, encoded, layers, tokens)
     if not Path(prompts.init).exists():
         raise ConfigError(
-            f"prompts.init is {prompts.init!r}, expected normal, tokens, text, or the path of a saved prompt, "
+            f"prompts.init is {prompts.init!r}, expected {', '.join(STARTS)}, or the path of a saved prompt, "
             "and there is no such path. Correct it."
         )
     saved = read_prompt(prompts.init)
@@ -243,16 +291,24 @@ def _from_examples(
     generator: torch.Generator,
 ) -> Tensor:
     """Picks tokens at random from as many training examples as there are virtual tokens."""
-    order = torch.randperm(len(examples), generator=generator)[: max(prompts.prompt_length, 8)]
-    batch = collate([examples[int(index)] for index in order], *padding_ids(backbone.tokenizer))
-    tokens = pick_tokens(int(batch.attention_mask.sum()), prompts.prompt_length, generator)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_type_ids is not None:
-        inputs["token_type_ids"] = batch.token_type_ids
+    inputs = _some_examples(backbone, examples, max(prompts.prompt_length, 8), generator)
+    tokens = pick_tokens(int(inputs["attention_mask"].sum()), prompts.prompt_length, generator)
     return _captured(backbone, inputs, layers, tokens)
 
 
-def _captured(backbone: Backbone, inputs: Mapping[str, Tensor], layers: Sequence[int], tokens: Tensor) -> Tensor:
+def _some_examples(
+    backbone: Backbone, examples: Sequence[Example], count: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Some training examples, drawn without repetition, as keyword arguments of the backbone."""
+    order = torch.randperm(len(examples), generator=generator)[:count]
+    batch = collate([examples[int(index)] for index in order], *padding_ids(backbone.tokenizer))
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_type_ids is not None:
+        inputs["token_type_ids"] = batch.token_type_ids
+    return inputs
+
+
+def _captured(backbone: Backbone, inputs: Mapping[str, Tensor], layers: Sequence[int], tokens: Tensor | None) -> Tensor:
     device = next(backbone.model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in inputs.items()}
     return capture_keys_values(backbone.model, **moved, layers=layers, tokens=tokens).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ptuning.config import RunConfig
+from ptuning.config import METHODS, RunConfig
 from ptuning.errors import PtuningError, TrainingError
 
 
@@ -17,11 +17,11 @@ def divergence(what: str, value: float, config: RunConfig, step: int) -> str:
         config: of the run.
         step: optimizer steps done.
     """
-    training = config.training
+    training, rate = config.training, config.training.learning_rate or 0.0
     return (
-        f"{what} became {value} by step {step} (learning_rate {training.learning_rate:g}, precision "
+        f"{what} became {value} by step {step} (learning_rate {rate:g}, precision "
         f"{training.precision}), expected a finite number. Lower training.learning_rate to "
-        f"{training.learning_rate / 5:g}, or set training.precision to fp32"
+        f"{rate / 5:g}, or set training.precision to fp32"
     )
 
 
@@ -29,14 +29,23 @@ def collapse_advice(config: RunConfig, metric: str, score: float, majority: floa
     """What to say when every validation row gets the same answer."""
     training, prompts = config.training, config.prompts
     against = "" if majority is None else f", as always giving the most frequent answer does ({majority:.3f})"
+    same = f"every validation row gets the same answer: {metric} is {score:.3f}{against}."
+    if not METHODS[config.method].has_deep_prompts:
+        if training.learning_rate is None:
+            return f"{same} That is what this method says of them; it is not trained by steps."
+        return (
+            f"{same} What {config.method} trains has collapsed or not started to learn. Change training.learning_rate "
+            f"(now {training.learning_rate:g}; try a third or three times that); more training.epochs (now "
+            f"{training.epochs}) help small data sets."
+        )
     other_std = 0.02 if prompts.init_std > 0.1 else 1.0
     start = f"prompts.init_std (now {prompts.init_std:g}; try {other_std:g}), or prompts.init to tokens"
     if prompts.reparameterization == "mlp":
         start = "or prompts.reparameterization to none"  # the MLP has one start
     return (
-        f"every validation row gets the same answer: {metric} is {score:.3f}{against}. The prompts have collapsed or "
-        f"not started to learn. Change training.learning_rate (now {training.learning_rate:g}; try a third or three "
-        f"times that), {start}; more training.epochs (now {training.epochs}) help small data sets."
+        f"{same} The prompts have collapsed or not started to learn. Change training.learning_rate (now "
+        f"{training.learning_rate:g}; try a third or three times that), {start}; more training.epochs (now "
+        f"{training.epochs}) help small data sets."
     )
 
 

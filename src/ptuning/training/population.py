@@ -26,7 +26,7 @@ from pydantic import Field
 
 from ptuning.backbones.loading import Backbone
 from ptuning.checkpoint import read_prompt, save_prompt
-from ptuning.config import RunConfig
+from ptuning.config import METHODS, RunConfig
 from ptuning.config.loading import load_settings, with_overrides
 from ptuning.config.settings import Int, Settings
 from ptuning.config.text import Dumper, read_yaml
@@ -178,6 +178,11 @@ def train_population(
     report = report or Silent()
     config = with_absolute_paths(config)
     directory = output_directory(config)
+    if not METHODS[config.method].has_deep_prompts:
+        raise ConfigError(
+            f"method is {config.method}, but candidates share a backbone by prompts at every layer, expected "
+            "p-tuning-v2 or prefix-tuning. Train candidates of this method one after another."
+        )
     own = [_absolute(config, settings) for settings in candidates]
     _check_differences(own)
     check_start(directory, resume=resume, overwrite=overwrite)

@@ -24,20 +24,24 @@ import torch
 
 from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.backbones.loading import Backbone, load_backbone
-from ptuning.checkpoint import SavedPrompt, read_prompt, save_prompt
-from ptuning.config import RunConfig, load_config
+from ptuning.checkpoint import SavedAdaptation, SavedPrompt, read_prompt, save_prompt
+from ptuning.config import METHODS, RunConfig, load_config
+from ptuning.config.methods import STARTS
 from ptuning.data.batching import Example, MixedBatches
 from ptuning.data.sources import TaskData
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import ConfigError
 from ptuning.heads import has_drawn_pooler
 from ptuning.inference import run_examples
+from ptuning.methods import save_adaptation
 from ptuning.model import PromptedModel, count_trained
 from ptuning.prompts import DeepPrompts
-from ptuning.tasks import Task, TaskKind, get_kind, get_task
+from ptuning.tasks import Task, TaskKind, get_task
 from ptuning.tasks.encoded_cache import encode_cached
 from ptuning.tasks.loading import load_task_data
+from ptuning.tasks.resolving import resolve_kind, with_task_defaults
 from ptuning.tasks.saving import task_to_dict
+from ptuning.training.adapting import no_prompts
 from ptuning.training.assembly import fitting_max_length
 from ptuning.training.directory import PROMPT_NAME, check_start
 from ptuning.training.execution import Course, execute, one_process
@@ -45,7 +49,9 @@ from ptuning.training.guard import collapse_advice
 from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
 from ptuning.training.micro_batches import tokens_at_once
 from ptuning.training.reporting import Reporter, Silent
+from ptuning.training.without_steps import settle
 
+FROM_DEVELOPMENT = "of rows held out of train to choose by (data.selection: development)"
 _USUAL_STEPS = 1500
 _USUAL_EPOCHS = (5, 30)
 _FEWEST_EVALUATIONS = 5
@@ -62,8 +68,9 @@ class RunResult:
         best_epoch: from 1.
         steps: optimizer steps done.
         seconds: trained, over all sittings.
-        counts: parameters of `prompts` as saved, `head`, `backbone`, `transformer` (the backbone without embeddings),
-            and `trained` (more than the first two where an MLP makes the prompts).
+        counts: parameters of `prompts` as saved, or of what the method trains instead, `head`, `backbone`,
+            `transformer` (the backbone without embeddings), and `trained` (more than the first two where an MLP or LSTM
+            makes the prompts).
     """
 
     directory: Path
@@ -105,7 +112,7 @@ def train(
     prepared: PreparedTask | None = None,
     report: Reporter | None = None,
 ) -> RunResult:
-    """Trains prompts and a head for one task.
+    """Trains prompts and a head for one task, or what another method trains.
 
     Args:
         config: settings, of `load_config`.
@@ -135,11 +142,28 @@ def train(
     prepared = prepared or prepare_task(config, backbone)
     for note in prepared.data.notes:
         report.note(note)
+    given_pooling = config.head.pooling
     config = resolve_config(config, prepared, backbone, directory)
     metric, task = str(config.training.metric), prepared
+    if not METHODS[config.method].makes_steps:
+        seconds = settle(
+            directory,
+            config,
+            task.kind,
+            task.train,
+            backbone,
+            pooling=given_pooling,
+            evaluate=lambda model, own: validate(model, task, own, backbone, metric, report),
+            save=lambda model, own, metrics: _keep(directory, saved_prompt(own, task, backbone, model, metrics)),
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
+        best = read_prompt(directory / PROMPT_NAME)
+        return RunResult(directory, metric, best.metrics, 0, 0, seconds, best.counts)
 
     def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
-        save_prompt(directory / PROMPT_NAME, saved_prompt(config, task, backbone, model, metrics))
+        _keep(directory, saved_prompt(config, task, backbone, model, metrics))
 
     course = Course(
         candidates=[Candidate(config, batches_of(config, prepared))],
@@ -165,6 +189,10 @@ def train(
     )
 
 
+def _keep(directory: Path, saved: SavedPrompt) -> None:
+    save_prompt(directory / PROMPT_NAME, saved)
+
+
 def batches_of(config: RunConfig, prepared: PreparedTask) -> MixedBatches:
     """The batches of a run on one task."""
     return MixedBatches([make_batches(config, prepared.train)], seed=config.training.seed)
@@ -187,7 +215,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         path = str(Path(path).resolve())
     if Path(backbone).is_dir() and backbone != MINILM:
         backbone = str(Path(backbone).resolve())
-    if init not in ("normal", "tokens", "text"):
+    if init is not None and init not in STARTS:
         init = str(Path(init).resolve())
     head_init = config.head.init if config.head.init == "normal" else str(Path(config.head.init).resolve())
     groups = {
@@ -199,13 +227,17 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def load_backbone_of(config: RunConfig) -> Backbone:
-    """Loads the backbone that a config names, as it says: device, precision, attention."""
+    """Loads the backbone that a config names, as it says: device, precision, attention.
+
+    One whose weights are trained is loaded in float32, whatever the precision of the products.
+    """
     device = find_device(config.training.device)
+    dtype = find_dtype(config.training.precision, device)
     return load_backbone(
         config.backbone,
         revision=config.revision,
         device=device,
-        dtype=find_dtype(config.training.precision, device),
+        dtype=torch.float32 if METHODS[config.method].trains_backbone else dtype,
         attention=config.training.attention,
     )
 
@@ -218,8 +250,9 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
         DataError: the data are not what the task needs.
     """
     task = get_task(config.task)
+    config = with_task_defaults(config, task)
     data = load_task_data(config, task)
-    kind = get_kind(task.kind).from_data(data, config.data)
+    kind = resolve_kind(config, task, data)
     max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
     tokenizer = backbone.tokenizer
     return PreparedTask(
@@ -238,9 +271,13 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     Raises:
         ConfigError: the metric is not one of the kind's.
     """
+    config = with_task_defaults(config, prepared.task)
     training = config.training
     rate, epochs = training.head_learning_rate, training.epochs or _default_epochs(config, prepared)
-    bf16 = next(backbone.model.parameters()).dtype == torch.bfloat16
+    parameter = next(backbone.model.parameters())
+    dtype = parameter.dtype
+    if METHODS[config.method].trains_backbone:
+        dtype = find_dtype(training.precision, parameter.device)
     metric = prepared.kind.resolve_metric(training.metric or prepared.task.metric)
     update: dict[str, Any] = {
         "data": {
@@ -252,7 +289,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
             "epochs": epochs,
             "evaluation_epochs": training.evaluation_epochs or _default_evaluation_epochs(epochs, prepared),
             "head_learning_rate": training.learning_rate if rate is None else rate,
-            "precision": "bf16" if bf16 else "fp32",
+            "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
             "metric": metric,
         },
     }
@@ -333,9 +370,10 @@ def saved_prompt(
 ) -> SavedPrompt:
     """What of a trained model is kept for a task: prompts (the reparameterization folded) and its head."""
     prompts, placed = model.bank.prompts[entry], model.bank.entries[entry]
-    assert isinstance(prompts, DeepPrompts)
+    pooler = {"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}
+    words = {"kind": "verbalizer"} if config.head.kind == "verbalizer" else {}
     return SavedPrompt(
-        prompts=prompts.folded(),
+        prompts=prompts.folded() if isinstance(prompts, DeepPrompts) else no_prompts(backbone).given,
         layers=placed.layers,
         positions=placed.positions,
         backbone=backbone.identity,
@@ -347,11 +385,13 @@ def saved_prompt(
             prepared.max_length,
             prepared.task.template(config.data.template),
         ),
-        head={"pooling": config.head.pooling} | ({"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}),
+        head={"pooling": config.head.pooling, **pooler, **words},
         head_tensors=dict(model.heads[head].state_dict()),
         metrics=dict(metrics),
+        metrics_from=None if prepared.data.reported is None else FROM_DEVELOPMENT,
         precision=config.training.precision,
         counts=count_parameters(model, backbone, head, entry),
+        adaptation=SavedAdaptation() if model.adaptation is None else save_adaptation(model.adaptation),
     )
 
 
@@ -360,6 +400,8 @@ def count_parameters(
 ) -> dict[str, int]:
     """Parameters of prompts as saved, head, backbone, the backbone without its embeddings, and all that are trained.
 
+    Where the method trains something else than prompts, that is counted instead.
+
     Args:
         model: trained.
         backbone: of the model.
@@ -367,15 +409,20 @@ def count_parameters(
         entry: of the bank.
     """
     prompts = model.bank.prompts[entry]
-    assert isinstance(prompts, DeepPrompts)
     description = backbone.description
     in_head = sum(count_trained(model.heads if head is None else model.heads[head]).values())
+    if isinstance(prompts, DeepPrompts):
+        saved, trained = prompts.folded().numel(), sum(count_trained(prompts).values())
+    elif model.adaptation is not None:
+        saved, trained = model.adaptation.num_saved(), count_trained(model)["prompts"]
+    else:
+        saved = trained = 0
     return {
-        "prompts": prompts.folded().numel(),
+        "prompts": saved,
         "head": in_head,
         "backbone": description.num_parameters,
         "transformer": description.num_transformer_parameters,
-        "trained": sum(count_trained(prompts).values()) + in_head,  # with an MLP more than what is saved
+        "trained": trained + in_head,  # with an MLP or LSTM more than what is saved
     }
 
 

@@ -163,6 +163,8 @@ def forget_trunk(directory: Path) -> None:
 def _obstacle(model: PromptedModel, config: RunConfig, *, is_asked: bool) -> str | None:
     """Why the layers below cannot be run once for all, or are not where it was not asked for; None where they are."""
     trunk, family = find_trunk(model.backbone)
+    if model.adaptation is not None:
+        return f"method {model.adaptation.name} changes what all layers see"
     if model.lowest_prompted_layer == 0:
         whose = "" if len(model.bank) == 1 else " of some candidate"
         return f"the prompts{whose} begin at layer 0 (prompts.layers), which leaves no layer below them"

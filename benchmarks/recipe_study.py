@@ -1,0 +1,182 @@
+"""Which settings of P-Tuning v2 learn best without a search for each task: one group of candidates at a time.
+
+    PTUNING_DATA=my_data python benchmarks/recipe_study.py --group start --output benchmarks/results/recipe_study.jsonl
+    PTUNING_DATA=my_data python benchmarks/recipe_study.py --group start --sets sst2,mrpc --rows 2000 --epochs 10
+    python benchmarks/recipe_study.py --output benchmarks/results/recipe_study.jsonl --table
+
+Candidates are compared on development rows that are held out of the training file (`data.selection: development`); the
+validation files are not read. Every result is a line of OUTPUT, with its settings, seed, rows and epochs, the score of
+the best epoch and of each; what is there already is not run again, so a stopped program goes on and groups add up.
+Scores are in percent of the set's own metric. The table has, for each group, rows and epochs, the mean over seeds.
+
+A candidate is `NAME: settings`, laid over those of all (`COMMON`); fine-tuning's own small search is the group
+`fine-tuning`, so that it is tried as honestly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ptuning
+
+SETS = {
+    "sst2": "glue/sst2",
+    "mrpc": "glue/mrpc",
+    "stsb": "glue/stsb",
+    "conll04": "conll2004",
+    "wnut17": "wnut17",
+    "srl_ewt": "srl/ewt",
+    "squad_v2": "squad_v2",
+}
+"""Directory in `PTUNING_DATA` -> preset: the sets over which the default is to hold."""
+
+COMMON: dict[str, Any] = {"backbone": "minilm", "data.selection": "development", "training.trunk_reuse": "off"}
+
+_STARTS: dict[str, dict[str, Any]] = {
+    "std 0.02": {"prompts.init_std": 0.02},
+    "std 1": {"prompts.init_std": 1.0},
+    "tokens": {"prompts.init": "tokens"},
+    "statistics": {"prompts.init": "statistics"},
+}
+_BASE = {"prompts.init": "statistics", "training.learning_rate": 2e-2}
+
+GROUPS: dict[str, dict[str, dict[str, Any]]] = {
+    "fine-tuning": {
+        f"fine-tuning {rate:g}": {"method": "fine-tuning", "training.learning_rate": rate}
+        for rate in (5e-5, 1e-4, 2e-4)
+    },
+    "start": {
+        f"{name}, rate {rate:g}": {**start, "training.learning_rate": rate}
+        for name, start in _STARTS.items()
+        for rate in (5e-3, 1e-2, 2e-2, 4e-2)
+    },
+    "head rate": {
+        f"head rate {rate:g}": {**_BASE, "training.head_learning_rate": rate} for rate in (5e-4, 2e-3, 5e-3, 2e-2)
+    },
+    "length": {f"length {length}": {**_BASE, "prompts.prompt_length": length} for length in (8, 20, 50, 100)},
+    "warm-up": {f"warm-up {part:g}": {**_BASE, "training.warmup": part} for part in (0.0, 0.06, 0.2)},
+    "schedule": {
+        name: {**_BASE, "training.schedule": name} for name in ("linear", "constant", "exponential_per_epoch")
+    },
+    "dropout": {
+        "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
+        "backbone off": {**_BASE, "training.backbone_dropout": "off"},
+        "head 0": {**_BASE, "head.dropout": 0.0},
+    },
+    "batch": {f"batch {size}": {**_BASE, "training.batch_size": size} for size in (8, 16, 32)},
+}
+
+
+def main() -> int:
+    arguments = _arguments()
+    output: Path = arguments.output
+    done = _read(output)
+    if arguments.table:
+        _print_table(done)
+        return 0
+    if "PTUNING_DATA" not in os.environ:
+        print("PTUNING_DATA is not set, expected a directory with the sets. Nothing was run.", file=sys.stderr)
+        return 2
+    data = Path(os.environ["PTUNING_DATA"])
+    names = arguments.sets.split(",")
+    unknown = sorted(set(names) - set(SETS)) + sorted({arguments.group} - set(GROUPS))
+    if unknown:
+        print(
+            f"{', '.join(unknown)}: expected sets {', '.join(SETS)}, a group of {', '.join(GROUPS)}.", file=sys.stderr
+        )
+        return 2
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        for name in names:
+            if not (data / name).is_dir():
+                print(f"{data / name} is not there, so {name} is left out.", file=sys.stderr)
+                continue
+            for candidate, own in GROUPS[arguments.group].items():
+                key = {"set": name, "candidate": candidate, "seed": seed, "rows": arguments.rows}
+                key |= {"epochs": arguments.epochs, "settings": own}
+                if any(all(line[part] == value for part, value in key.items()) for line in done):
+                    continue
+                line = {**key, "group": arguments.group, **_run(data / name, SETS[name], own, seed, arguments)}
+                output.parent.mkdir(parents=True, exist_ok=True)
+                with output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                done.append(line)
+                print(f"{name} {candidate}: {100 * line['score']:.1f} in {line['seconds']:.0f} s", file=sys.stderr)
+    _print_table(done)
+    return 0
+
+
+def _run(data: Path, task: str, own: dict[str, Any], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains one candidate and returns what it reached on the development rows."""
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {
+            **COMMON,
+            "task": task,
+            "data.path": str(data),
+            "data.max_train_rows": arguments.rows,
+            "training.epochs": arguments.epochs,
+            "training.seed": seed,
+            "output": str(Path(directory) / "run"),
+            **own,
+        }
+        started = time.perf_counter()
+        result = ptuning.train(ptuning.load_config(None, settings))
+        lines = (Path(directory) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    each = [json.loads(line)["validation"][result.metric] for line in lines]
+    return {
+        "metric": result.metric,
+        "score": result.metrics[result.metric],
+        "each": [round(score, 4) for score in each],
+        "best_epoch": result.best_epoch,
+        "seconds": round(time.perf_counter() - started, 1),
+        "trained": result.counts["trained"],
+    }
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _print_table(lines: list[dict[str, Any]]) -> None:
+    """One table a group, rows and epochs: candidates by sets, means over seeds, and the mean over the sets."""
+    for group, rows, epochs in sorted({(line["group"], line["rows"] or 0, line["epochs"]) for line in lines}):
+        own = [line for line in lines if (line["group"], line["rows"] or 0, line["epochs"]) == (group, rows, epochs)]
+        sets = [name for name in SETS if any(line["set"] == name for line in own)]
+        print(
+            f"\n{group}: {rows or 'all'} training rows, {epochs} epochs, {len({line['seed'] for line in own})} seeds\n"
+        )
+        print(f"| candidate | {' | '.join(sets)} | mean |")
+        print(f"| --- |{' --- |' * (len(sets) + 1)}")
+        for candidate in dict.fromkeys(line["candidate"] for line in own):
+            means = []
+            for name in sets:
+                found = [line["score"] for line in own if (line["set"], line["candidate"]) == (name, candidate)]
+                means.append(100 * statistics.fmean(found) if found else None)
+            shown = ["-" if mean is None else f"{mean:.1f}" for mean in means]
+            whole = [mean for mean in means if mean is not None]
+            mean = f"{statistics.fmean(whole):.1f}" if len(whole) == len(sets) else "-"
+            print(f"| {candidate} | {' | '.join(shown)} | {mean} |")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/recipe_study.jsonl"), help="JSON lines, added to")
+    parser.add_argument("--group", default="start", help=f"of candidates: {', '.join(GROUPS)}")
+    parser.add_argument("--sets", default=",".join(SETS), help="with commas between them")
+    parser.add_argument("--rows", type=int, help="training rows of a set at most")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=11, help="the first")
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Fine-tuning: all weights of the backbone are trained, on a copy of its own.
+
+They are kept in float32; where the precision is bf16, products are computed in it under autocast, since a step of the
+optimizer would be lost in the rounding of bf16 weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from ptuning.backbones.loading import Backbone
+from ptuning.methods.adaptation import Adaptation, ModelInputs
+
+
+@final
+class AllWeights(Adaptation):
+    """All weights of a backbone that nobody else uses.
+
+    Args:
+        model: the encoder, of `own_copy`.
+        precision: of the matrix products.
+    """
+
+    name: ClassVar[str] = "fine-tuning"
+
+    def __init__(self, model: nn.Module, *, precision: Literal["fp32", "bf16"]) -> None:
+        super().__init__()
+        self._precision = precision
+        self._model = (model,)  # a tuple, since the model that trains has it already
+
+    def attach(self, trunk: nn.Module) -> None:
+        self._model[0].requires_grad_(True)
+
+    def remove(self) -> None:
+        self._model[0].requires_grad_(False)
+
+    def running(self, inputs: ModelInputs) -> AbstractContextManager[Any]:
+        if self._precision == "fp32":
+            return nullcontext()
+        return torch.autocast(inputs.input_ids.device.type, torch.bfloat16)
+
+    def options(self) -> dict[str, Any]:
+        return {"precision": self._precision}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def saved_weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self._model[0].named_parameters()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over saved weights, whose names and shapes were checked."""
+        with torch.no_grad():
+            for name, parameter in self._model[0].named_parameters():
+                parameter.copy_(tensors[name])
+
+
+def own_copy(backbone: Backbone) -> Backbone:
+    """A backbone with weights of its own, in float32."""
+    return replace(backbone, model=copy.deepcopy(backbone.model).float())

@@ -1,0 +1,174 @@
+"""From a run's settings to what its method trains, where that is not a bank of prompts at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptuning.backbones.families import find_trunk
+from ptuning.backbones.loading import Backbone
+from ptuning.checkpoint import read_prompt
+from ptuning.config import METHODS, RunConfig
+from ptuning.data.batching import Example
+from ptuning.errors import ConfigError, PromptError
+from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, VirtualTokens, own_copy, stand_in_of
+from ptuning.methods.starts import from_ids, from_labels, from_noise, from_vocabulary
+from ptuning.prompts.bank import GivenPrompts
+from ptuning.prompts.input_prompts import InputPrompts
+from ptuning.tasks import TaskKind
+
+
+def no_prompts(backbone: Backbone) -> GivenPrompts:
+    """An entry of the bank without virtual tokens at any layer."""
+    description = backbone.description
+    device = next(backbone.model.parameters()).device
+    shape = (description.num_layers, 2, description.num_kv_heads, 0, description.head_dim)
+    return GivenPrompts(torch.zeros(shape, device=device))
+
+
+def make_adaptation(
+    config: RunConfig,
+    backbone: Backbone,
+    kind: TaskKind,
+    examples: Sequence[Example],
+    generator: torch.Generator,
+) -> tuple[Adaptation | None, Backbone]:
+    """Makes what a method trains.
+
+    Args:
+        config: resolved settings.
+        backbone: frozen; stays as it is.
+        kind: of the task; a pattern of its own says where virtual tokens stand, and its words may be their start.
+        examples: training examples, for `prompts.init: tokens`.
+        generator: source of random starts.
+
+    Returns:
+        The adaptation, None for methods that train nothing but a head; and the backbone to use with it, a copy where
+        its weights are trained.
+
+    Raises:
+        ConfigError: settings that contradict each other or the backbone.
+        BackboneError: the backbone does not have what the method trains.
+        MissingDependencyError: the method needs a package that is not installed.
+    """
+    assert backbone.identity  # is remembered: once a method has changed modules, names of weights are others
+    trunk, family = find_trunk(backbone.model)
+    if METHODS[config.method].has_input_prompts:
+        return _make_virtual_tokens(config, backbone, kind, examples, generator), backbone
+    match config.method:
+        case "bitfit":
+            return Biases(trunk, family.model_type), backbone
+        case "lora":
+            lora = config.lora
+            change = LowRank(
+                trunk, family, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, modules=lora.modules
+            )
+            return change, backbone
+        case "fine-tuning":
+            own = own_copy(backbone)
+            return AllWeights(own.model, precision="bf16" if config.training.precision == "bf16" else "fp32"), own
+    return None, backbone
+
+
+def _make_virtual_tokens(
+    config: RunConfig,
+    backbone: Backbone,
+    kind: TaskKind,
+    examples: Sequence[Example],
+    generator: torch.Generator,
+) -> VirtualTokens:
+    settings, description = config.prompts, backbone.description
+    if settings.mixture > 1 and kind.head_kind != "sequence":
+        raise ConfigError(
+            f"prompts.mixture is {settings.mixture}, but only labels of whole sequences can be mixed, and the task is "
+            f"{kind.name}. Leave it out."
+        )
+    has_places = "{prompt" in (getattr(kind, "pattern", None) or "")
+    prompts = InputPrompts(
+        _start(config, backbone, kind, examples, generator),
+        reparameterization=settings.reparameterization or "none",
+        reparameterization_size=settings.reparameterization_size,
+        dropout=settings.dropout,
+    )
+    is_perturbed = config.method == "soft-prompts"
+    return VirtualTokens(
+        prompts,
+        backbone.family,
+        place="pattern" if has_places else "around" if config.method == "p-tuning" else "front",
+        stand_in=stand_in_of(backbone.tokenizer),
+        num_perturbed=description.num_layers - 1 if is_perturbed else 0,
+        hidden_size=description.hidden_size if is_perturbed else 0,
+    )
+
+
+def _start(
+    config: RunConfig,
+    backbone: Backbone,
+    kind: TaskKind,
+    examples: Sequence[Example],
+    generator: torch.Generator,
+) -> Tensor:
+    """What the virtual tokens start from: (mixture, prompt_length, embedding_size)."""
+    settings, tokenizer = config.prompts, backbone.tokenizer
+    trunk: Any = find_trunk(backbone.model)[0]
+    weight: Tensor = trunk.get_input_embeddings().weight
+    count = settings.mixture * settings.prompt_length
+    shape = (settings.mixture, settings.prompt_length, int(weight.shape[1]))
+    special = [int(number) for number in tokenizer.all_special_ids]
+    match settings.init:
+        case None | "normal":
+            scale = float(weight.float().std()) if settings.reparameterization == "none" else 1.0
+            return from_noise(shape, settings.init_std * scale, generator)
+        case "vocabulary":
+            made = from_vocabulary(weight, special, count, generator)
+        case "tokens":
+            seen = {number for example in examples for sequence in example.sequences for number in sequence}
+            ids = sorted(seen - set(special) - {number for number in seen if number < 0})
+            if not ids:
+                raise PromptError("prompts.init is tokens, but the training data have no tokens. Check the data.")
+            made = from_ids(weight, torch.tensor(ids), count, generator)
+        case "text":
+            ids = tokenizer(settings.init_text, add_special_tokens=False, verbose=False)["input_ids"]
+            if not ids:
+                raise PromptError(
+                    f"prompts.init_text is {settings.init_text!r}, which has no tokens. Give a text to start from."
+                )
+            made = from_ids(weight, torch.tensor(ids), count)
+        case "labels":
+            made = from_labels(weight, _label_ids(kind, tokenizer), special, count, generator)
+        case path:
+            return _saved_start(path, shape, backbone, config.method)
+    return made.view(shape)
+
+
+def _label_ids(kind: TaskKind, tokenizer: Any) -> list[list[int]]:
+    """Token ids of each label's words, or of its name where it has none."""
+    words = getattr(kind, "words", None) or getattr(kind, "label_names", None)
+    if not words:
+        raise ConfigError(
+            f"prompts.init is labels, but a task of kind {kind.name} has no label names. Use vocabulary or text."
+        )
+    texts = [str(word).replace("_", " ") for word in words]
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if ids]
+
+
+def _saved_start(path: str, shape: tuple[int, int, int], backbone: Backbone, method: str) -> Tensor:
+    if not Path(path).exists():
+        raise ConfigError(
+            f"prompts.init is {path!r}, expected normal, vocabulary, labels, tokens, text, or the path of a saved "
+            "prompt, and there is no such path. Correct it."
+        )
+    saved = read_prompt(path)
+    saved.backbone.require(backbone.identity)
+    found = saved.adaptation.tensors.get("input_prompts")
+    if found is None or tuple(found.shape) != shape:
+        has = f"method {saved.method}" if found is None else f"(mixture, prompt_length, width) {tuple(found.shape)}"
+        raise PromptError(
+            f"the saved prompt {path} has {has}, expected virtual tokens of the input {shape} for {method}. Name one "
+            "of the same form, or set prompts.init to normal."
+        )
+    return found

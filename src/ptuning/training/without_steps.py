@@ -1,0 +1,122 @@
+"""Methods that are no training by steps: the linear probe, which is fitted to convergence, and prompting, which asks.
+
+They leave what every run leaves, but for a checkpoint: there is nothing to go on with in between.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ptuning.backbones.loading import Backbone
+from ptuning.config import RunConfig
+from ptuning.data.batching import Example
+from ptuning.heads.pooling import Pooling
+from ptuning.linear_probe import fit_linear, probe_features
+from ptuning.model import PromptedModel
+from ptuning.tasks import TaskKind
+from ptuning.training.assembly import assemble_model
+from ptuning.training.directory import METRICS_NAME, PROMPT_NAME, check_start, claimed, start_directory
+from ptuning.training.reporting import EpochReport, Reporter
+from ptuning.training.seed import seed_everything
+
+Evaluate = Callable[[PromptedModel, RunConfig], dict[str, float]]
+Save = Callable[[PromptedModel, RunConfig, Mapping[str, float]], None]
+
+
+def settle(
+    directory: Path,
+    config: RunConfig,
+    kind: TaskKind,
+    train: Sequence[Example],
+    backbone: Backbone,
+    *,
+    pooling: Pooling | None,
+    evaluate: Evaluate,
+    save: Save,
+    resume: bool,
+    overwrite: bool,
+    report: Reporter,
+) -> float:
+    """Makes a run of a method without steps.
+
+    Args:
+        directory: of the run.
+        config: resolved settings.
+        kind: of the task.
+        train: examples to fit the probe on.
+        backbone: on the device to use.
+        pooling: that was asked for; without it a probe takes the better of `cls` and `mean` on the validation rows.
+        evaluate: returns the validation metrics of a model with these settings.
+        save: keeps it.
+        resume: leave a run that is finished as it is.
+        overwrite: delete a run that is there.
+        report: who is told how it goes.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ConfigError: settings that contradict each other or the backbone; or the directory is taken.
+        CheckpointError: there is nothing to resume.
+    """
+    started = time.monotonic()
+    metric = str(config.training.metric)
+    with claimed(directory):
+        check_start(directory, resume=resume, overwrite=overwrite)
+        if resume and (directory / PROMPT_NAME).exists():
+            return 0.0
+        seed_everything(config.training.seed)
+        is_probe = config.method == "linear-probe"
+        chosen = config
+        if is_probe and pooling is None and kind.head_kind in ("sequence", "choice"):
+            tried = [_pooled(config, "cls"), _pooled(config, "mean")]
+            scores = [_made(one, kind, train, backbone, evaluate)[metric] for one in tried]
+            chosen = tried[scores.index(max(scores))]
+
+        def keep(model: PromptedModel, own: RunConfig) -> dict[str, float]:
+            metrics = evaluate(model, own)
+            start_directory(directory, own)  # nothing is left that could be refused: an old run goes only now
+            save(model, own, metrics)
+            return metrics
+
+        metrics = _made(chosen, kind, train, backbone, keep)
+        seconds = time.monotonic() - started
+        found = EpochReport(None, 0, 0, 0.0, metrics, seconds, is_best=True)
+        line = {"epoch": 0, "step": 0, "validation": metrics, "is_best": True, "seconds": round(seconds, 3)}
+        (directory / METRICS_NAME).write_text(json.dumps(line) + "\n", encoding="utf-8")
+        report.evaluated(found, metric)
+        return seconds
+
+
+def _pooled(config: RunConfig, pooling: Pooling) -> RunConfig:
+    return config.model_copy(update={"head": config.head.model_copy(update={"pooling": pooling})})
+
+
+def _made(
+    config: RunConfig,
+    kind: TaskKind,
+    train: Sequence[Example],
+    backbone: Backbone,
+    use: Callable[[PromptedModel, RunConfig], dict[str, float]],
+) -> dict[str, float]:
+    """Assembles a model, fits its head where it is a probe, and uses it before it is taken apart."""
+    fitted = None
+    if config.method == "linear-probe":
+        fitted = fit_linear(kind, probe_features(backbone, kind, train, str(config.head.pooling)), train)
+    model = assemble_model(config, backbone, kind, train)
+    try:
+        if fitted is not None:
+            weight, bias = fitted
+            linear = model.heads[0].linear
+            assert isinstance(linear, torch.nn.Linear)
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
+        return use(model, config)
+    finally:
+        model.detach()

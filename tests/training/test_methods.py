@@ -1,0 +1,369 @@
+"""Every method through the same run: the same examples, heads and files, whatever is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+from ptuning.backbones.loading import load_backbone
+from ptuning.checkpoint import read_prompt, save_prompt
+from ptuning.config import METHODS, with_method_defaults
+from ptuning.errors import BackboneError, BackboneMismatchError, CheckpointError, ConfigError, PromptError
+from ptuning.evaluation import evaluate
+from ptuning.model import PromptedModel, trained_parameters
+from ptuning.predictor import load
+from ptuning.training import execution, loop
+from ptuning.training.run import prepare_task, train
+
+TinyRun = Callable[..., Any]
+STEPS = [name for name, method in METHODS.items() if method.makes_steps]
+PATTERN = "{text} it is {mask}."
+WORDS = {"red": "red", "blue": "blue", "green": "green"}
+KINDS = (
+    "classification",
+    "regression",
+    "multiple_choice",
+    "token_classification",
+    "semantic_role_labeling",
+    "question_answering",
+    "cloze",
+)
+
+
+@pytest.fixture(scope="module")
+def with_words(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny backbone with a language-modeling head."""
+    directory = tmp_path_factory.mktemp("masked") / "tiny-bert-mlm"
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(tiny_backbone)).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture
+def run(tiny_run: TinyRun, with_words: str) -> TinyRun:
+    """Settings of a method's run, with pattern and words where it needs them."""
+
+    def settings(output: Path, method: str, kind: str = "classification", **overrides: Any) -> Any:
+        more: dict[str, Any] = {"backbone": with_words}
+        if METHODS[method].needs_pattern or overrides.get("head.kind") == "verbalizer":
+            more |= {"data.pattern": PATTERN, "head.words": WORDS}
+            if METHODS[method].has_input_prompts and method != "prompt-tuning":
+                more["data.pattern"] = "{prompt}" + PATTERN
+        return tiny_run(output, kind, method=method, **{**more, **overrides})
+
+    return settings
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_saved_and_loaded_method_predicts_what_it_did(method: str, run: TinyRun, tmp_path: Path) -> None:
+    result = train(run(tmp_path / "run", method))
+    found = evaluate(tmp_path / "run")
+    assert found.metrics == pytest.approx(result.metrics, abs=1e-9)
+    saved = read_prompt(tmp_path / "run")
+    assert saved.method == method and saved.metrics == result.metrics
+    predictor = load(tmp_path / "run")
+    before = predictor.predict([{"text": "red lamp"}, {"text": "the blue parcel is late"}])
+    predictor.close()
+    copied = save_prompt(tmp_path / "copy", saved)
+    assert load(copied).predict([{"text": "red lamp"}, {"text": "the blue parcel is late"}]) == before
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_counts_are_those_of_what_is_saved(method: str, run: TinyRun, tmp_path: Path) -> None:
+    result = train(run(tmp_path / "run", method, **{"training.max_steps": 2}))
+    sizes = {"head": 0, "other": 0}
+    for path in (tmp_path / "run" / "prompt").glob("*.safetensors"):
+        for name, tensor in load_file(path).items():
+            sizes["head" if name.startswith("head.") else "other"] += tensor.numel()
+    assert (result.counts["prompts"], result.counts["head"]) == (sizes["other"], sizes["head"])
+    plain = method in ("p-tuning-v2", "prompt-tuning", "fine-tuning", "bitfit", "lora", "linear-probe", "prompting")
+    if plain:
+        assert result.counts["trained"] == sizes["other"] + sizes["head"]
+    else:
+        assert result.counts["trained"] >= sizes["other"] + sizes["head"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning", "lora"])
+def test_a_method_takes_every_kind_of_task(method: str, kind: str, run: TinyRun, tmp_path: Path) -> None:
+    train(run(tmp_path / "run", method, kind, **{"training.max_steps": 3}))
+    assert evaluate(tmp_path / "run").metrics == pytest.approx(read_prompt(tmp_path / "run").metrics, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["token_classification", "semantic_role_labeling", "question_answering"])
+@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning"])
+def test_virtual_tokens_leave_tags_and_spans_where_they_are(
+    method: str, kind: str, run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few rows that are seen again and again are learned: labels stand at the tokens that they were given for."""
+    faster = {"training.learning_rate": 3e-2, "training.epochs": 12, "training.evaluation_epochs": 12}
+    losses: list[float] = []
+    read = loop._read
+
+    def watch(pending: Any, norms: Any, progress: Any, *rest: Any) -> None:
+        losses.extend(float(value) for _, value in pending)
+        read(pending, norms, progress, *rest)
+
+    monkeypatch.setattr(loop, "_read", watch)
+    train(run(tmp_path / "run", method, kind, **faster, **{"head.dropout": 0.0, "training.schedule": "constant"}))
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_all_methods_see_the_same_examples_in_the_same_order(
+    run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of each forward in training, and their labels, whatever is trained."""
+    seen: dict[str, list[Any]] = {}
+    forward = PromptedModel.forward
+
+    def watch(self: PromptedModel, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.training:
+            seen.setdefault(method, []).append(input_ids.tolist())
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(PromptedModel, "forward", watch)
+    methods = [name for name in STEPS if name != "soft-prompts"]  # which reads them in a pattern
+    for method in methods:
+        train(run(tmp_path / method, method))
+    assert all(seen[name] == seen["p-tuning-v2"] for name in methods)
+
+
+def test_all_methods_have_the_same_head_and_metric(run: TinyRun, tmp_path: Path) -> None:
+    heads = set()
+    for method in [name for name in METHODS if METHODS[name].heads[0] == "linear"]:
+        train(run(tmp_path / method, method, **{"training.max_steps": 1}))
+        saved = read_prompt(tmp_path / method)
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(saved.head_tensors.items()))
+        heads.add((shapes, tuple(saved.metrics)))
+    assert len(heads) == 1
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_a_run_that_was_stopped_ends_with_the_same_weights(
+    method: str, run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(run(tmp_path / "whole", method))
+    saves = 0
+    save = execution.save_state
+
+    def stop_after_the_first(*args: Any, **kwargs: Any) -> None:
+        nonlocal saves
+        save(*args, **kwargs)
+        saves += 1
+        if saves == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "save_state", stop_after_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            train(run(tmp_path / "stopped", method))
+    train(run(tmp_path / "stopped", method), resume=True)
+    for name in ("prompts.safetensors", "model.safetensors"):
+        whole, stopped = (tmp_path / which / "prompt" / name for which in ("whole", "stopped"))
+        assert whole.exists() == stopped.exists()
+        if whole.exists():
+            first, second = load_file(whole), load_file(stopped)
+            assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("method", ["p-tuning-v2", "prompt-tuning", "p-tuning", "fine-tuning", "bitfit", "lora"])
+def test_a_verbalizer_head_adds_nothing_that_is_trained(method: str, run: TinyRun, tmp_path: Path) -> None:
+    result = train(run(tmp_path / "run", method, **{"head.kind": "verbalizer"}))
+    assert result.counts["head"] == 0
+    saved = read_prompt(tmp_path / "run")
+    assert saved.head == {"pooling": "cls", "kind": "verbalizer"} and not saved.head_tensors
+    assert evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics, abs=1e-9)
+
+
+def test_prompting_needs_no_training_rows_to_say_what_it_says(run: TinyRun, tmp_path: Path) -> None:
+    """Other training rows of the same labels change nothing."""
+    first = train(run(tmp_path / "first", "prompting"))
+    second = train(run(tmp_path / "second", "prompting", **{"data.max_train_rows": 5}))
+    assert first.metrics == second.metrics and first.counts["trained"] == 0
+    assert first.steps == 0 and first.best_epoch == 0
+
+
+def test_the_linear_probe_takes_the_pooling_that_is_better_in_validation(run: TinyRun, tmp_path: Path) -> None:
+    scores = {}
+    for pooling in ("cls", "mean"):
+        scores[pooling] = train(run(tmp_path / pooling, "linear-probe", **{"head.pooling": pooling})).metrics[
+            "accuracy"
+        ]
+    best = train(run(tmp_path / "run", "linear-probe"))
+    assert best.metrics["accuracy"] == max(scores.values())
+    saved = read_prompt(tmp_path / "run")
+    assert saved.head is not None and scores[saved.head["pooling"]] == max(scores.values())
+
+
+def test_a_method_without_steps_leaves_a_whole_run(run: TinyRun, tmp_path: Path) -> None:
+    config = run(tmp_path / "run", "linear-probe")
+    train(config)
+    found = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    files = {"prompt/README.md", "prompt/config.json", "prompt/prompts.safetensors"}
+    assert found == {"config.yaml", "metrics.jsonl", *files}
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert line["validation"] == read_prompt(tmp_path / "run").metrics
+    with pytest.raises(ConfigError, match="has a run already"):
+        train(config)
+    assert train(config, resume=True).metrics == line["validation"]
+    assert train(config, overwrite=True).metrics == line["validation"]
+
+
+def test_fine_tuning_leaves_a_given_backbone_as_it_was(run: TinyRun, tmp_path: Path, with_words: str) -> None:
+    backbone = load_backbone(with_words)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    train(run(tmp_path / "run", "fine-tuning"), backbone=backbone)
+    after = backbone.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    weights = load_file(tmp_path / "run" / "prompt" / "model.safetensors")
+    assert weights.keys() == dict(backbone.model.named_parameters()).keys()
+    assert not torch.equal(
+        weights["encoder.layer.0.output.dense.weight"], before["encoder.layer.0.output.dense.weight"]
+    )
+
+
+def test_virtual_tokens_leave_room_for_themselves(run: TinyRun, tmp_path: Path, with_words: str) -> None:
+    """The tiny backbone has 64 positions; those of a pattern are counted in max_length, others beside it."""
+    backbone = load_backbone(with_words)
+    settings = {"data.max_length": None, "prompts.prompt_length": 10}
+    plain = prepare_task(run(tmp_path, "prompt-tuning", **settings), backbone)
+    assert plain.max_length == 54
+    inside = {**settings, "data.pattern": "{prompt} {text} is {mask}"}
+    assert prepare_task(run(tmp_path, "p-tuning", **inside), backbone).max_length == 64
+    with pytest.raises(
+        ConfigError, match=r"data.max_length is 60 and method prompt-tuning adds prompt_length 10, but .*54"
+    ):
+        prepare_task(run(tmp_path, "prompt-tuning", **{**settings, "data.max_length": 60}), backbone)
+
+
+@pytest.mark.parametrize("init", ["normal", "vocabulary", "labels", "tokens", "text"])
+def test_virtual_tokens_start_as_they_are_asked_to(init: str, run: TinyRun, tmp_path: Path, with_words: str) -> None:
+    more = {"prompts.init_text": "the red door"} if init == "text" else {}
+    rate = {"training.learning_rate": 1e-12, "training.max_steps": 1}
+    train(run(tmp_path / "run", "prompt-tuning", **{"prompts.init": init, **rate, **more}))
+    start = read_prompt(tmp_path / "run").adaptation.tensors["input_prompts"][0]
+    backbone = load_backbone(with_words)
+    weight = backbone.model.get_input_embeddings().weight
+    distance, nearest = torch.cdist(start, weight).min(1)
+    words = backbone.tokenizer.convert_ids_to_tokens(nearest.tolist())
+    assert (distance < 1e-4).all() == (init != "normal")
+    if init == "labels":  # in the order of the labels, which is that of the alphabet
+        assert words[:3] == ["blue", "green", "red"]
+    if init == "text":
+        assert words == ["the", "red", "door", "the"]
+    if init == "vocabulary":
+        assert len(set(words)) == 4 and not any(word.startswith("[") for word in words)
+
+
+def test_virtual_tokens_start_from_a_saved_prompt(run: TinyRun, tmp_path: Path) -> None:
+    train(run(tmp_path / "first", "prompt-tuning"))
+    rate = {"training.learning_rate": 1e-12, "training.max_steps": 1, "prompts.init": str(tmp_path / "first")}
+    train(run(tmp_path / "second", "prompt-tuning", **rate))
+    first, second = (read_prompt(tmp_path / name).adaptation.tensors["input_prompts"] for name in ("first", "second"))
+    torch.testing.assert_close(first, second)
+    train(run(tmp_path / "deep", "p-tuning-v2"))
+    with pytest.raises(PromptError, match=r"has method p-tuning-v2, expected virtual tokens of the input \(1, 4, 32\)"):
+        train(run(tmp_path / "third", "prompt-tuning", **{"prompts.init": str(tmp_path / "deep")}))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("soft-prompts", {"head.kind": "linear"}, "head.kind is linear, but method soft-prompts works with verbalizer"),
+        (
+            "linear-probe",
+            {"head.kind": "verbalizer"},
+            "head.kind is verbalizer, but method linear-probe works with linear",
+        ),
+        ("p-tuning-v2", {"prompts.reparameterization": "lstm"}, "is lstm, but method p-tuning-v2 has none or mlp"),
+        ("prefix-tuning", {"prompts.reparameterization": "none"}, "is none, but method prefix-tuning has mlp"),
+        ("p-tuning-v2", {"prompts.init": "vocabulary"}, "prompts.init is vocabulary, which is a start for embeddings"),
+        ("p-tuning", {"prompts.init": "labels"}, "but the lstm of prompts.reparameterization produces the prompts"),
+        ("p-tuning-v2", {"prompts.mixture": 2}, "method p-tuning-v2 has no mixture of prompts"),
+        (
+            "prompt-tuning",
+            {"prompts.positions": "shifted"},
+            "virtual tokens of prompt-tuning have positions of their own",
+        ),
+        ("prompt-tuning", {"prompts.prompt_length": 0}, "prompts.prompt_length is 0, but method prompt-tuning is its"),
+        ("soft-prompts", {"training.gradient_checkpointing": True}, "what soft-prompts adds to layers is not there"),
+        ("lora", {"training.compile": True}, "method lora changes what compiled layers cannot see"),
+    ],
+)
+def test_settings_that_do_not_fit_the_method_are_refused(
+    method: str, settings: dict[str, Any], message: str, run: TinyRun, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(run(tmp_path / "run", method, **settings))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["prompting", "soft-prompts"])
+def test_a_backbone_without_a_language_modeling_head_is_refused_by_name(
+    method: str, run: TinyRun, tmp_path: Path, tiny_backbone: Path
+) -> None:
+    with pytest.raises(BackboneError, match="tiny-bert"):
+        train(run(tmp_path / "run", method, backbone=str(tiny_backbone)))
+
+
+def test_a_method_that_has_the_backbone_for_itself_is_loaded_alone(run: TinyRun, tmp_path: Path) -> None:
+    for method in ("p-tuning-v2", "bitfit"):
+        train(run(tmp_path / method, method, **{"training.max_steps": 1}))
+    with pytest.raises(PromptError, match="one of them of method bitfit, which has the backbone for itself"):
+        load([tmp_path / "p-tuning-v2", tmp_path / "bitfit"])
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "lora", "bitfit", "fine-tuning"])
+def test_damage_and_other_backbones_are_noticed(method: str, run: TinyRun, tmp_path: Path, tiny_backbone: Path) -> None:
+    train(run(tmp_path / "run", method, **{"training.max_steps": 1}))
+    with pytest.raises(BackboneMismatchError):
+        load(tmp_path / "run", backbone=str(tiny_backbone))
+    name = "model.safetensors" if method == "fine-tuning" else "prompts.safetensors"
+    path = tmp_path / "run" / "prompt" / name
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(CheckpointError, match=f"{name} has sha256"):
+        load(tmp_path / "run")
+
+
+def test_defaults_depend_on_the_method(run: TinyRun, tmp_path: Path) -> None:
+    found = {method: with_method_defaults(run(tmp_path, method)) for method in METHODS}
+    assert {
+        name: config.prompts.reparameterization for name, config in found.items() if METHODS[name].reparameterizations
+    } == {
+        "p-tuning-v2": "none",
+        "prefix-tuning": "mlp",
+        "prompt-tuning": "none",
+        "p-tuning": "lstm",
+        "soft-prompts": "none",
+    }
+    assert found["p-tuning-v2"].training.learning_rate == 1e-2
+    assert found["fine-tuning"].training.learning_rate == 5e-5
+    assert found["prompting"].training.learning_rate is None
+
+
+def test_gradients_reach_what_a_method_trains_and_nothing_else(
+    run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside: dict[str, set[str]] = {}
+    original = loop.make_optimizer
+
+    def watch(model: PromptedModel, configs: Any) -> Any:
+        optimizer = original(model, configs)
+        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        assert given == {id(parameter) for parameter in trained_parameters(model).values()}
+        own = {"p-tuning-v2": "bank.", "prompt-tuning": "adaptation.", "bitfit": "adaptation.", "lora": "backbone."}
+        outside[method] = {n for n in trained_parameters(model) if not n.startswith((own[method], "heads."))}
+        return optimizer
+
+    monkeypatch.setattr(execution, "make_optimizer", watch)
+    for method in ("p-tuning-v2", "prompt-tuning", "bitfit", "lora"):
+        train(run(tmp_path / method, method, **{"training.max_steps": 1}))
+    assert outside == {"p-tuning-v2": set(), "prompt-tuning": set(), "bitfit": set(), "lora": set()}
