@@ -125,3 +125,44 @@ def test_mistakes_are_named(tokenizer: Any) -> None:
         KIND.encode(ROWS, tokenizer, 4, training=True)
     with pytest.raises(DataError, match="row 1 has no 'text', only 'sentence'"):
         KIND.encode([{"sentence": "a"}], tokenizer, 16, training=False)
+
+
+def _in_pattern(
+    pattern: str, tokenizer: Any, rows: list[dict[str, Any]], max_length: int = 64, **more: Any
+) -> list[str]:
+    kind = Classification(("no", "yes"), pattern, **more)
+    examples = kind.encode(rows, tokenizer, max_length, training=False)
+    return [tokenizer.decode(example.sequences[0]) for example in examples]
+
+
+def test_a_pattern_has_as_many_masks_as_the_longest_word_has_tokens(tokenizer: Any) -> None:
+    rows = [{"text": "a lamp", "label": "yes"}, {"text": "a box", "label": "no"}]
+    kind = Classification(("no", "yes"), "{text} It is {mask}.", ("not at all", "true"))
+    examples = kind.encode(rows, tokenizer, 32, training=True)
+    assert [tokenizer.decode(example.sequences[0]) for example in examples] == [
+        "[CLS] a lamp it is [MASK] [MASK] [MASK]. [SEP]",
+        "[CLS] a box it is [MASK] [MASK] [MASK]. [SEP]",
+    ]
+    assert [example.label for example in examples] == [1, 0]
+    assert examples[0].token_types == ([0] * 10,)
+
+
+def test_a_pattern_shows_the_texts_that_rows_have(tokenizer: Any) -> None:
+    pair = {"text": "a", "text_pair": "b"}
+    assert _in_pattern("{text_pair}? {text} {mask}", tokenizer, [pair]) == ["[CLS] b? a [MASK] [SEP]"]
+    with pytest.raises(DataError, match="row 1 has no 'text_pair', but it has {text_pair}, the pattern"):
+        _in_pattern("{text} {text_pair} {mask}", tokenizer, [{"text": "a"}])
+    with pytest.raises(DataError, match="row 1 has a 'text_pair', but {text_pair} is not in it, the pattern"):
+        _in_pattern("{text} {mask}", tokenizer, [pair])
+    assert _in_pattern("{text} {mask}", tokenizer, []) == []
+
+
+def test_what_a_row_marks_stays_in_a_pattern_too(tokenizer: Any) -> None:
+    row = {"text": "a b c d e f lamp g h", "text_pair": "s t", "keep": [[12, 16]]}
+    pattern = "so {text} and {text_pair}? {mask}"
+    assert _in_pattern(pattern, tokenizer, [row], 13) == ["[CLS] so e f lamp g h and s t? [MASK] [SEP]"]
+    assert _in_pattern(pattern, tokenizer, [row], 9) == ["[CLS] so lamp and s t? [MASK] [SEP]"]
+    with pytest.raises(DataError, match="row 1: what has to stay of it .* is 9 tokens, but max_length is 8"):
+        _in_pattern(pattern, tokenizer, [row], 8)
+    both = {**row, "keep_pair": [[2, 3]]}
+    assert _in_pattern(pattern, tokenizer, [both], 8) == ["[CLS] so lamp and t? [MASK] [SEP]"]

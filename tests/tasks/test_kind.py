@@ -65,9 +65,11 @@ def test_a_metric_of_which_lower_is_better_is_refused() -> None:
 def test_saved_kinds_with_other_options_are_refused() -> None:
     with pytest.raises(CheckpointError, match="kind 'dancing', expected one of classification"):
         kind_from_dict({"kind": "dancing"})
-    with pytest.raises(CheckpointError, match="with no options, expected kind 'classification' with label_names"):
+    with pytest.raises(
+        CheckpointError, match="with no options, expected kind 'classification' with label_names, pattern"
+    ):
         kind_from_dict({"kind": "classification"})
-    with pytest.raises(CheckpointError, match="with beam, expected kind 'multiple_choice' with no options"):
+    with pytest.raises(CheckpointError, match="with beam, expected kind 'multiple_choice' with pattern, words"):
         kind_from_dict({"kind": "multiple_choice", "beam": 3})
 
 

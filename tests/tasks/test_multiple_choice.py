@@ -102,3 +102,29 @@ def test_mistakes_are_named(tokenizer: Any) -> None:
         KIND.encode([{"text": "a", "choices": ["b"]}], tokenizer, 16, training=False)
     with pytest.raises(DataError, match="row 1 has the label 2, expected the number of its right choice, from 0 to 1"):
         KIND.encode([{"text": "a", "choices": ["b", "c"], "label": 2}], tokenizer, 16, training=True)
+
+
+def test_each_choice_stands_in_the_pattern_behind_its_text(tokenizer: Any) -> None:
+    kind = MultipleChoice("{text} {choice}? {mask}", ("true", "not true"))
+    row = {"text": "It rained.", "question": "so", "choices": ["wet", "dry as dust"], "label": 1}
+    example = kind.encode([row], tokenizer, 32, training=True)[0]
+    assert [tokenizer.decode(ids) for ids in example.sequences] == [
+        "[CLS] it rained. so wet? [MASK] [MASK] [SEP]",
+        "[CLS] it rained. so dry as dust? [MASK] [MASK] [SEP]",
+    ]
+    assert example.label == 1
+
+
+def test_in_a_pattern_the_beginning_of_the_text_is_cut_and_the_choice_stays(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = MultipleChoice("{text} {choice}? {mask}")
+    row = {"text": "It rained all day so", "choices": ["the street was wet", "no"]}
+    example = kind.encode([row], tokenizer, 10, training=False)[0]
+    assert [tokenizer.decode(ids) for ids in example.sequences] == [
+        "[CLS] day so the street was wet? [MASK] [SEP]",
+        "[CLS] it rained all day so no? [MASK] [SEP]",
+    ]
+    assert not caplog.records
+    assert kind.encode([row], tokenizer, 8, training=False)[0].length == 8
+    assert "1 of 2 choices leave no room for their text in max_length 8, and are cut" in caplog.text

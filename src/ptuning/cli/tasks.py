@@ -199,6 +199,7 @@ def _print_head(shown: Inspection) -> None:
         ("data", f"{shown.source}, {shown.split}, {shown.num_rows} rows"),
         ("columns", ", ".join(f"{role}: {column}" for role, column in shown.columns.items())),
         *([("template", shown.template)] if shown.template is not None else []),
+        *([("pattern", pattern)] if (pattern := getattr(shown.kind, "pattern", None)) is not None else []),
         *([("labels", ", ".join(shown.label_names))] if shown.label_names else []),
         ("backbone", f"{shown.backbone}, at most {shown.max_length} tokens a sequence"),
         *[("note", note) for note in shown.notes],

@@ -76,10 +76,10 @@ class VerbalizerHead(nn.Module):
             )
         logits: Tensor = self._language_modeling_head[0](hidden_states[is_mask])  # (batch_size * num_masks, vocab_size)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        by_mask = logits.log_softmax(-1).unflatten(0, (len(input_ids), self.num_masks))  # (B, num_masks, vocab_size)
+        by_mask = logits.log_softmax(-1).view(len(input_ids), self.num_masks, logits.shape[-1])  # (B, num_masks, vocab)
         word_ids, is_asked = self._buffers["_word_ids"], self._buffers["_is_asked"]
         assert word_ids is not None and is_asked is not None
         places = torch.arange(self.num_masks, device=word_ids.device)
         of_tokens = by_mask[:, places, word_ids]  # (B, num_labels, num_masks)
-        scores = of_tokens.masked_fill(~is_asked, 0.0).sum(-1) / is_asked.sum(-1)
+        scores: Tensor = of_tokens.masked_fill(~is_asked, 0.0).sum(-1) / is_asked.sum(-1)
         return scores[:, 0] - scores[:, 1] if self.is_choice else scores
