@@ -11,6 +11,7 @@ import pytest
 
 from ptuning import evaluation
 from ptuning.checkpoint import read_prompt, save_prompt
+from ptuning.config import load_config
 from ptuning.errors import CheckpointError, ConfigError, DataError
 from ptuning.evaluation import evaluate
 from ptuning.predictor import load
@@ -316,3 +317,28 @@ def test_the_device_is_that_of_loading(run: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="the device is 'warp', which this machine does not have"):
         evaluate(run, device="warp")
     assert asked == [None, "cpu", "warp"]
+
+
+def test_a_run_that_chose_by_development_rows_is_scored_on_the_validation_rows(
+    tiny_run: TinyRun, tiny_data: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = {"data.selection": "development", "data.development_fraction": 0.25}
+    result = train(tiny_run(tmp_path / "run", **settings))
+    found = evaluate(tmp_path / "run")
+    assert (found.split, found.num_rows) == ("validation", 12)
+    assert found.notes[0].startswith("selection: development: 6 of 24 train rows (development_fraction 0.25, seed 11)")
+    assert evaluate(tmp_path / "run", split="train").num_rows == 18
+    saved = read_prompt(tmp_path / "run")
+    assert saved.metrics == result.metrics
+    assert saved.metrics_from == "of rows held out of train to choose by (data.selection: development)"
+    assert (saved.task or {})["held_out"] == {"seed": 11, "development_fraction": 0.25, "selection": "development"}
+
+    shutil.copytree(tmp_path / "run" / "prompt", tmp_path / "alone")  # the prompt knows what was held out
+    data = tiny_data("classification")
+    assert evaluate(tmp_path / "alone", data=data).metrics == found.metrics
+    assert evaluate(tmp_path / "alone", data=data, split="train").num_rows == 18
+
+
+def test_a_run_that_chose_by_development_rows_goes_on(tiny_run: TinyRun, tmp_path: Path) -> None:
+    settings = tiny_run(tmp_path / "run", **{"data.selection": "development"})
+    assert train(settings).metrics == train(load_config(tmp_path / "run" / "config.yaml"), resume=True).metrics

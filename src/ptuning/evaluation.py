@@ -46,6 +46,23 @@ class Evaluation:
         return {"split": self.split, "num_rows": self.num_rows, "metrics": self.metrics}
 
 
+@dataclass(frozen=True)
+class LoadedSplit:
+    """Rows of a saved task.
+
+    Attributes:
+        split: of the data.
+        rows: perhaps without labels.
+        source: the path or name of the data.
+        notes: what the user should know of them.
+    """
+
+    split: str
+    rows: list[Row]
+    source: str
+    notes: tuple[str, ...]
+
+
 def evaluate(
     directory: str | Path,
     *,
@@ -78,14 +95,9 @@ def evaluate(
         check_split(split, task)
         if fit_threshold:
             _check_can_be_fitted(task)
-        run = run_config_of(task.directory)
-        is_own = run is not None and data is None
-        loaded = (
-            _load_as_training_did(run, task, split)
-            if run is not None and data is None
-            else _load(task, data, split, run)
-        )
-        rows = _labelled_rows(loaded, task, split)
+        is_own = run_config_of(task.directory) is not None and data is None
+        loaded = load_split(task, data=data, split=split)
+        rows = _labelled(loaded, task)
         kind: TaskKind = task.kind
         predictions = predictor.predict_rows(rows)
         if isinstance(kind, QuestionAnswering) and fit_threshold:
@@ -94,9 +106,37 @@ def evaluate(
         metrics = kind.score(predictions, rows)
         if fit_threshold:
             _keep(task, kind, metrics if is_own and split == "validation" else None)
-        return Evaluation(split, len(rows), metrics, _notes(loaded, task, split, run))
+        return Evaluation(split, len(rows), metrics, loaded.notes)
     finally:
         predictor.close()
+
+
+def load_split(task: LoadedTask, *, data: str | Path | None = None, split: Split = "validation") -> LoadedSplit:
+    """Loads rows of a saved task: of its own data as its training read them, or of others.
+
+    Args:
+        task: what was trained.
+        data: directory or data set; by default what the run was trained on, or the preset's own.
+        split: which rows.
+
+    Raises:
+        DataError: the rows are missing, or are not those of training any more.
+        ConfigError: no data are known, or the task has no such split.
+    """
+    check_split(split, task)
+    run = run_config_of(task.directory)
+    if run is not None and data is None:
+        loaded = _load_as_training_did(run, task, split)
+    else:
+        loaded = _load(task, data, split, run)
+    rows = loaded.rows(split)
+    if rows is None:
+        available = [name for name in (*SPLIT_NAMES, *loaded.others) if loaded.rows(name) is not None]
+        raise DataError(
+            f"{loaded.source} has no {split} split, only {', '.join(available)}. Add a file for it, or ask for another "
+            "split."
+        )
+    return LoadedSplit(split, rows, loaded.source, _notes(loaded, task, split, run))
 
 
 def _load_as_training_did(run: RunConfig, task: LoadedTask, split: Split) -> TaskData:
@@ -124,6 +164,7 @@ def _load(task: LoadedTask, data: str | Path | None, split: Split, run: RunConfi
     held_out: dict[str, Any] = saved.get("held_out") or {}
     if run is not None:
         held_out = {"seed": run.training.seed, "development_fraction": run.data.development_fraction}
+        held_out["selection"] = run.data.selection
     return load_data(
         task_source(preset, source),
         kind=task.kind.name,
@@ -157,20 +198,13 @@ def check_split(split: Split, task: LoadedTask) -> None:
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(known)}. Name one of those.")
 
 
-def _labelled_rows(loaded: TaskData, task: LoadedTask, split: Split) -> list[Row]:
-    rows = loaded.rows(split)
-    if rows is None:
-        available = [name for name in (*SPLIT_NAMES, *loaded.others) if loaded.rows(name) is not None]
+def _labelled(loaded: LoadedSplit, task: LoadedTask) -> list[Row]:
+    if not all(task.kind.label_role in row for row in loaded.rows):
         raise DataError(
-            f"{loaded.source} has no {split} split, only {', '.join(available)}. Add a file for it, or ask for another "
-            "split."
+            f"the {loaded.split} rows of {loaded.source} have no labels, so there is nothing to score against. Use "
+            "another --split, or `ptuning predict`."
         )
-    if not all(task.kind.label_role in row for row in rows):
-        raise DataError(
-            f"the {split} rows of {loaded.source} have no labels, so there is nothing to score against. Use another "
-            "--split, or `ptuning predict`."
-        )
-    return rows
+    return loaded.rows
 
 
 def _notes(loaded: TaskData, task: LoadedTask, split: Split, run: RunConfig | None) -> tuple[str, ...]:

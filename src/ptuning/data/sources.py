@@ -10,29 +10,17 @@ from pathlib import Path
 
 from ptuning.data.columns import LABEL_ROLES, NAME_ROLES, resolve_columns
 from ptuning.data.formats import Table, suffixes_for
+from ptuning.data.held_out import HeldOut, Selection, hold_out_development, hold_out_validation
 from ptuning.data.hub import HubSource
 from ptuning.data.labels import PROMPT, shown, some_are_numbers
 from ptuning.data.learned import Learned, roles_here, template_columns_here
 from ptuning.data.naming import name_everything
 from ptuning.data.rows import Row, read_rows
-from ptuning.data.sampling import count_units, draw_rows
+from ptuning.data.sampling import draw_rows
 from ptuning.data.splits import SPLIT_NAMES, Split, is_test, load_tables, needed_splits
 from ptuning.data.template import Template
 from ptuning.data.unlabelled import check_kind
 from ptuning.errors import DataError
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """How validation rows were held out of train.
-
-    Attributes:
-        seed: that drew them.
-        development_fraction: part of train, in (0, 1).
-    """
-
-    seed: int
-    development_fraction: float
 
 
 @dataclass(frozen=True)
@@ -46,13 +34,14 @@ class TaskData:
     Attributes:
         train: rows to learn from; None when not asked for.
         validation: rows to choose by; None when not asked for.
+        reported: the validation rows that nothing is chosen by, with `selection: development`; else None.
         test: rows to report on, perhaps without labels; None when there are none.
         others: split -> rows, of splits with names of their own that were asked for, such as `test_brown`.
         label_names: classes or tags, in the order of the head's outputs; None for kinds without.
         columns: role -> column that was read; where a template made the roles: what it reads -> column.
         source: the path or name that was given.
         notes: what the user should know, one sentence each.
-        held_out: how validation was drawn from train; None where it has rows of its own, or was not asked for.
+        held_out: how the rows to choose by were drawn from train; None where they are of a file, or not asked for.
     """
 
     train: list[Row] | None
@@ -64,10 +53,15 @@ class TaskData:
     notes: tuple[str, ...]
     held_out: HeldOut | None = None
     others: Mapping[Split, list[Row]] = field(default_factory=dict)
+    reported: list[Row] | None = None
 
     def rows(self, split: Split) -> list[Row] | None:
-        """Return the rows of a split; None where it was not asked for or is not there."""
-        own = {"train": self.train, "validation": self.validation, "test": self.test}
+        """Return the rows of a split; None where it was not asked for or is not there.
+
+        Those of validation are never rows that were held out beside them (`selection: development`).
+        """
+        validation = self.validation if self.reported is None else self.reported
+        own = {"train": self.train, "validation": validation, "test": self.test}
         return own[split] if split in own else self.others.get(split)
 
 
@@ -83,6 +77,7 @@ def load_data(
     template: Template | None = None,
     seed: int = 11,
     development_fraction: float = 0.1,
+    selection: Selection = "validation",
     max_train_rows: int | None = None,
     max_validation_rows: int | None = None,
     splits: Collection[Split] | None = None,
@@ -103,8 +98,11 @@ def load_data(
         template: makes roles of columns.
         seed: for the held-out rows, and for which rows `max_train_rows` and `max_validation_rows` keep.
         development_fraction: part of train held out when there is no validation file, in (0, 1).
+        selection: `development` holds rows to choose by out of train even where there are validation rows, which are
+            kept for reporting. Where only one of train and validation is asked for, nothing is held out beside it.
         max_train_rows: keep this many train rows, drawn by seed after rows were held out.
-        max_validation_rows: keep this many validation rows, drawn by seed, in the order of the file.
+        max_validation_rows: keep this many validation rows, and this many to choose by, drawn by seed, in the order of
+            the file.
         splits: what to load; each must be there, only validation may be held out from train. Without it: train,
             validation and test, and only train must be there. Whatever is loaded, whether numbers are label names or
             places among them is decided over all splits, so that a label means the same in each.
@@ -140,26 +138,31 @@ def load_data(
     directory = Path(path.name if isinstance(path, HubSource) else path)
     label_names = name_everything(pairs, others, kind, roles, given, giver, usual_labels, directory, notes)
 
-    held_out = HeldOut(seed, development_fraction) if held_out_needed else None
-    if held_out is not None:
-        rows["train"], rows["validation"] = _hold_out(rows["train"], held_out, tables["train"].name, notes)
+    how = HeldOut(seed, development_fraction, selection)
+    if held_out_needed:
+        rows["train"], rows["validation"] = hold_out_validation(rows["train"], how, tables["train"].name, notes)
+    development: list[Row] | None = None
+    if selection == "development" and {"train", "validation"} <= wanted:
+        rows["train"], development = hold_out_development(rows["train"], how, tables["train"].name, notes)
+        development = _limited(development, max_validation_rows, seed, "development", notes)
     if "train" in wanted:
         rows["train"] = _limited_train(rows["train"], max_train_rows, seed, notes)
         if kind == "classification" and label_names is not None:
             notes += _notes_on_unseen(label_names, rows["train"])
     if "validation" in rows:
-        rows["validation"] = _limited_validation(rows["validation"], max_validation_rows, seed, notes)
+        rows["validation"] = _limited(rows["validation"], max_validation_rows, seed, "validation", notes)
     if "train" in rows and "validation" in rows:
         notes += _notes_on_repeated(rows["validation"], rows["train"])
     return TaskData(
         train=rows.get("train") if "train" in wanted else None,
-        validation=rows.get("validation"),
+        validation=rows.get("validation") if development is None else development,
         test=rows.get("test"),
         label_names=label_names,
         columns=read,
         source=str(path),
         notes=tuple(notes),
-        held_out=held_out,
+        held_out=how if held_out_needed or development is not None else None,
+        reported=None if development is None else rows["validation"],
         others={split: own for split, own in rows.items() if split not in SPLIT_NAMES},
     )
 
@@ -264,24 +267,6 @@ def _read_split(split: Split, table: Table, kind: str, roles: dict[str, str], no
     return rows
 
 
-def _hold_out(rows: list[Row], how: HeldOut, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
-    """Part rows into train and validation, both in their old order."""
-    if count_units(rows) < 2:
-        what = "row" if len(rows) < 2 else "rows of one group"
-        raise DataError(
-            f"{name} has {len(rows)} {what}, and there is no validation file. Expected at least 2 rows to hold one out "
-            "(or groups, where rows have them); add some, or a validation file."
-        )
-    count = min(max(1, round(len(rows) * how.development_fraction)), len(rows) - 1)
-    chosen = set(draw_rows(rows, count, f"development rows {how.seed}"))
-    notes.append(
-        f"No validation file: {len(chosen)} of {len(rows)} train rows "
-        f"(development_fraction {how.development_fraction:g}, seed {how.seed}) held out for validation."
-    )
-    train = [row for index, row in enumerate(rows) if index not in chosen]
-    return train, [rows[index] for index in sorted(chosen)]
-
-
 def _limited_train(rows: list[Row], limit: int | None, seed: int, notes: list[str]) -> list[Row]:
     """Draw train rows where there are more than the limit."""
     if limit is None or limit >= len(rows):
@@ -290,12 +275,12 @@ def _limited_train(rows: list[Row], limit: int | None, seed: int, notes: list[st
     return random.Random(f"train rows {seed}").sample(rows, limit)
 
 
-def _limited_validation(rows: list[Row], limit: int | None, seed: int, notes: list[str]) -> list[Row]:
-    """Draw validation rows where there are more than the limit, groups as a whole, in the order of the file."""
+def _limited(rows: list[Row], limit: int | None, seed: int, what: str, notes: list[str]) -> list[Row]:
+    """Draw rows to evaluate where there are more than the limit, groups as a whole, in the order of the file."""
     if limit is None or limit >= len(rows):
         return rows
-    drawn = draw_rows(rows, limit, f"validation rows {seed}")
-    notes.append(f"validation: {len(drawn)} of {len(rows)} rows used (max_validation_rows, seed {seed}).")
+    drawn = draw_rows(rows, limit, f"{what} rows {seed}")
+    notes.append(f"{what}: {len(drawn)} of {len(rows)} rows used (max_validation_rows, seed {seed}).")
     return [rows[index] for index in drawn]
 
 

@@ -53,6 +53,7 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
             template=task.template(settings.template),
             seed=config.training.seed,
             development_fraction=settings.development_fraction,
+            selection=settings.selection,
             max_train_rows=settings.max_train_rows,
             max_validation_rows=settings.max_validation_rows,
             splits=splits,
