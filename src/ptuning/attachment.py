@@ -7,7 +7,7 @@ attached.detach()               # the model is bit for bit what it was
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -78,6 +78,31 @@ class Attached:
         given = torch.as_tensor(rows)
         # torch takes an empty list for floating point
         with self._rows.set(given if isinstance(rows, Tensor) or given.numel() else given.long()):
+            yield
+
+    @contextmanager
+    def watched(
+        self,
+        *,
+        attention: Callable[[int, Tensor], None] | None = None,
+        keys_values: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Iterator[None]:
+        """Shows what the layers compute in forwards inside this block; outside of it nothing is computed for that.
+
+        Args:
+            attention: called at every prompted layer with its number and how much of each query's attention falls on
+                virtual tokens, (batch_size, num_heads, num_queries) float32, a share of 1. In training mode without
+                the dropout of attention weights.
+            keys_values: called at every layer with its number, and the keys and values of real tokens,
+                (batch_size, num_kv_heads, seq_len, head_dim) each, padding among them.
+
+        Raises:
+            BackboneError: the model was loaded with flash or flex attention, which have no weights to look at.
+            PromptError: the prompts were detached.
+        """
+        if self._route is None:
+            raise PromptError("these prompts are detached, so no forward sees them. Call attach() again to watch them.")
+        with self._route.watched(capture=keys_values, observe=attention):
             yield
 
     def detach(self) -> None:

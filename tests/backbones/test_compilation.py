@@ -131,6 +131,21 @@ def test_layers_without_prompts_compile_too(graphs: Graphs, tiny_model: TinyMode
     assert graphs.number == 3
 
 
+def test_layers_that_are_watched_run_as_they_are(
+    graphs: Graphs, tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    model = tiny_model("bert")
+    batch, found = ragged_batch(model.config, (9, 6, 3)), []
+    attached = ptuning.attach(model, _prompts(model))
+    CompiledLayers(*find_trunk(model))
+    with torch.no_grad(), attached.watched(attention=lambda layer, share: found.append(layer)):
+        watched = model(**batch)[0]
+    assert (found, graphs.number) == ([0, 1, 2], 0)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch)[0], watched)
+    assert graphs.number > 0 and len(found) == 3
+
+
 def _bank(model: Any, *lengths: int) -> PromptBank:
     description = describe_trunk(*find_trunk(model))
     bank = PromptBank(description.num_layers)

@@ -70,7 +70,7 @@ class CompiledLayers:
 
     def _forward(self, layer: Any, attention: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = PromptedForward.running()
-        if forward is None or attention not in forward.layer_numbers:
+        if forward is None or attention not in forward.layer_numbers or forward.is_watched:
             return type(layer).forward(layer, *args, **kwargs)
         run = partial(self._compiled, layer, attention, forward.eager, *forward.hand_out(attention), kwargs)
         if _CHECKPOINTS_IN_FORWARD and _is_checkpointed(layer):

@@ -50,3 +50,28 @@ def attention_in_steps(
     if dropout > 0.0:
         weights = drop(weights, dropout)
     return torch.matmul(weights, value), weights
+
+
+@torch.no_grad()
+def attention_on_front(query: Tensor, key: Tensor, bias: Tensor | None, *, scale: float, num_front: int) -> Tensor:
+    """Computes how much of each query's attention falls on the keys in front, in float32 at least.
+
+    Args:
+        query: (batch_size, num_heads, num_queries, head_dim).
+        key: (batch_size, num_kv_heads, num_keys, head_dim).
+        bias: added to the scaled scores, or bool with True where attention is allowed, broadcastable to (batch_size,
+            num_heads, num_queries, num_keys); None where every query sees every key.
+        scale: multiplies the scores.
+        num_front: keys that count.
+
+    Returns:
+        (batch_size, num_heads, num_queries), each in [0, 1].
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    key = key.to(dtype).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = torch.matmul(query.to(dtype) * scale, key.transpose(-1, -2))  # (B, H, Q, K)
+    if bias is not None and bias.dtype == torch.bool:
+        scores = scores.masked_fill(~bias, torch.finfo(dtype).min)
+    elif bias is not None:
+        scores = scores + bias
+    return functional.softmax(scores, dim=-1)[..., :num_front].sum(-1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ptuning.backbones.packing import PackedBatch  # which knows the families, as they know this module
 
 Capture = Callable[[int, Tensor, Tensor], None]
+Observe = Callable[[int, Tensor], None]
 
 
 class _Running(local):
@@ -41,11 +42,13 @@ class Block:
         key: (batch_size or 1, num_kv_heads, prompt_length, head_dim).
         value: as `key`.
         mask: (batch_size, prompt_length) bool, True where the row has a real virtual token; None when all are.
+        layer: the layer's number.
     """
 
     key: Tensor
     value: Tensor
     mask: Tensor | None
+    layer: int
 
     @property
     def length(self) -> int:
@@ -79,6 +82,8 @@ class PromptedForward:
         blocks: the virtual tokens of each prompted layer.
         eager: whether attention modules of our own must compute weights step by step.
         capture: when given, called with the number, the keys and the values of every layer, without virtual tokens.
+        observe: when given, called with the number of every prompted layer and the attention on its virtual tokens,
+            (batch_size, num_heads, num_queries), a share of 1.
         packing: the sequences that the one row of this forward is made of; None where each has a row of its own.
     """
 
@@ -89,12 +94,14 @@ class PromptedForward:
         *,
         eager: bool = False,
         capture: Capture | None = None,
+        observe: Observe | None = None,
         packing: PackedBatch | None = None,
     ) -> None:
         self.layer_numbers = layer_numbers
         self.blocks = blocks
         self.eager = eager
         self.capture = capture
+        self.observe = observe
         self.packing = packing
         self.used: set[int] = set()
         self.previous: PromptedForward | None = None
@@ -102,6 +109,11 @@ class PromptedForward:
         self._cast: dict[torch.dtype, dict[int, Block]] = {}
         self._shared: dict[tuple[Any, ...], tuple[tuple[Any, ...], Any]] = {}
         self._unwrapped: list[tuple[nn.Module, Any]] = []
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether someone looks at what its layers compute."""
+        return self.capture is not None or self.observe is not None
 
     @staticmethod
     def running() -> PromptedForward | None:
@@ -216,7 +228,7 @@ class PromptedForward:
             assert prompts is not None
             each = prompts.to(dtype).flatten(0, 1).unbind(0)  # 2 * L of (B or 1, H, P, D)
             self._cast[dtype] = {
-                number: Block(each[2 * i], each[2 * i + 1], None if mask is None else mask[number])
+                number: Block(each[2 * i], each[2 * i + 1], None if mask is None else mask[number], number)
                 for i, number in enumerate(layers)
             }
         return self._cast[dtype][layer]

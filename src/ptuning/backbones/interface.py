@@ -19,9 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ptuning.backbones.dot_product import attention_in_steps, is_faster_in_steps
-from ptuning.backbones.forward import Block, PromptedForward
-from ptuning.backbones.masks import widen_padding_mask
+from ptuning.backbones.dot_product import attention_in_steps, attention_on_front, is_faster_in_steps
+from ptuning.backbones.forward import Block, Observe, PromptedForward
+from ptuning.backbones.masks import of_dtype, widen_padding_mask
 from ptuning.backbones.packing import packed_attention
 from ptuning.errors import BackboneError
 
@@ -84,6 +84,8 @@ def _prompted_attention(base: str) -> AttentionFunction:
                 return _packed(forward, block, query, key, value, **kwargs), None
             if block is not None:
                 attention_mask = widen(forward, block, module, query, num_keys, attention_mask, kwargs)
+                if forward.observe is not None:
+                    _observe(forward.observe, block, query, key, attention_mask, **kwargs)
                 if base == "sdpa" and is_faster_in_steps(query, key) and kwargs.get("softcap") is None:
                     return _sdpa_in_steps(forward, query, key, value, attention_mask, **kwargs)
         return _base_attention(base, module)(module, query, key, value, attention_mask, **kwargs)
@@ -157,6 +159,27 @@ def _sdpa_in_steps(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     context, _ = attention_in_steps(query, key, value, bias, scale=scale, dropout=dropout)
     return context.transpose(1, 2).contiguous(), None  # (B, Q, H, D)
+
+
+def _observe(
+    observe: Observe,
+    block: Block,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> None:
+    """Tells an observer what eager and sdpa attention give virtual tokens; mask and bias are widened already."""
+    bias = mask
+    if position_bias is not None and mask is not None:
+        bias = position_bias + (of_dtype(mask, position_bias.dtype) if mask.dtype == torch.bool else mask)
+    elif position_bias is not None:
+        bias = position_bias
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    observe(block.layer, attention_on_front(query, key, bias, scale=scale, num_front=block.length))
 
 
 def _widen_dense(

@@ -7,7 +7,8 @@ interface, the forward of its attention modules), and a hook before and after it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
@@ -21,8 +22,8 @@ from ptuning.backbones.families import (
     position_limit,
     shifted_positions,
 )
-from ptuning.backbones.forward import Blocks, Capture, PromptedForward
-from ptuning.backbones.interface import give_back_attention, take_attention
+from ptuning.backbones.forward import Blocks, Capture, Observe, PromptedForward
+from ptuning.backbones.interface import PREFIX, give_back_attention, take_attention
 from ptuning.backbones.packing import PackedBatch
 from ptuning.errors import BackboneError, PromptError
 
@@ -86,6 +87,7 @@ class Route:
         self._prompts_for = prompts_for
         self._eager = eager
         self._capture = capture
+        self._observe: Observe | None = None
         self._layer_numbers = {
             module: tuple(i for i, other in enumerate(modules) if other is module) for module in modules
         }
@@ -101,6 +103,30 @@ class Route:
     def attention_modules(self) -> list[nn.Module]:
         """The self-attention modules, each once."""
         return list(self._layer_numbers)
+
+    @contextmanager
+    def watched(self, *, capture: Capture | None = None, observe: Observe | None = None) -> Iterator[None]:
+        """Watches the forwards inside this block.
+
+        Args:
+            capture: called with the number, the keys and the values of every layer, without virtual tokens.
+            observe: called with the number of every prompted layer and the attention on its virtual tokens.
+
+        Raises:
+            BackboneError: the implementation of attention is one that has no weights to look at.
+        """
+        attention = str(self.config._attn_implementation)
+        if self.family.native_forward is None and not attention.endswith(("sdpa", "eager")):
+            raise BackboneError(
+                f"attention cannot be watched with {attention.removeprefix(PREFIX)}, expected sdpa or eager. "
+                "Load the backbone with attn_implementation='sdpa'."
+            )
+        before = self._capture, self._observe
+        self._capture, self._observe = capture, observe
+        try:
+            yield
+        finally:
+            self._capture, self._observe = before
 
     def remove(self) -> None:
         """Puts the model back as it was."""
@@ -162,7 +188,12 @@ class Route:
             )
             args, kwargs = _with_position_ids(self._signature, trunk, args, kwargs, position_ids)
         forward = PromptedForward(
-            self._layer_numbers, prompts.blocks, eager=self._eager, capture=self._capture, packing=packing
+            self._layer_numbers,
+            prompts.blocks,
+            eager=self._eager,
+            capture=self._capture,
+            observe=self._observe,
+            packing=packing,
         )
         forward.follow_checkpointing(self._checkpointable)
         forward.start()

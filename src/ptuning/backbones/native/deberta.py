@@ -51,16 +51,21 @@ def prompted_forward(
     hidden = torch.finfo(key.dtype).min
     dropout = module.dropout.p if module.training else 0.0
     if module.head_logits_proj is not None:
-        return _talking_heads(module, query, key, value, scores, visible, hidden, dropout)
+        context, mixed = _talking_heads(module, query, key, value, scores, visible, hidden, dropout)
+        if block is not None and forward.observe is not None:
+            forward.observe(block.layer, mixed[..., : block.length].sum(-1))  # mixed weights may leave [0, 1]
+        return context, mixed
     bias = key.new_zeros(()).expand_as(visible) if scores is None else scores
     context, weights = attend(
         query,
         key,
         value,
         bias.masked_fill(~visible, hidden),
+        forward=forward,
+        block=block,
         scale=1.0,
         dropout=dropout,
-        eager=forward.eager or output_attentions,
+        with_weights=output_attentions,
     )
     return context, weights if output_attentions else None
 

@@ -56,8 +56,10 @@ def prompted_forward(
         key,
         value,
         bias.masked_fill(~visible, torch.finfo(query.dtype).min),
+        forward=forward,
+        block=block,
         scale=1.0 / math.sqrt(module.attention_head_size * num_terms),
         dropout=module.dropout.p if module.training else 0.0,
-        eager=forward.eager or output_attentions,
+        with_weights=output_attentions,
     )
     return context, weights if output_attentions else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptuning.backbones.dot_product import attention_in_steps, is_faster_in_steps
+from ptuning.backbones.dot_product import attention_in_steps, attention_on_front, is_faster_in_steps
 from ptuning.backbones.forward import Block, PromptedForward
 from ptuning.backbones.masks import widen_bias
 
@@ -17,9 +17,11 @@ def attend(
     value: Tensor,
     bias: Tensor | None,
     *,
+    forward: PromptedForward,
+    block: Block | None,
     scale: float,
     dropout: float,
-    eager: bool,
+    with_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention with an additive bias.
 
@@ -28,14 +30,20 @@ def attend(
         key: (batch_size, num_heads, num_keys, head_dim).
         value: as `key`.
         bias: added to the scaled scores, broadcastable to (batch_size, num_heads, num_queries, num_keys), or None.
+        forward: the running one.
+        block: the layer's virtual tokens, in front of the keys, or None where it has none.
         scale: multiplies the scores.
         dropout: probability of dropping an attention weight.
-        eager: whether to compute the weights step by step.
+        with_weights: whether the weights are wanted, and so computed step by step.
 
     Returns:
-        The context, (batch_size, num_queries, num_heads * head_dim), and the weights when eager.
+        The context, (batch_size, num_queries, num_heads * head_dim), and the weights when they are wanted or the
+        forward computes step by step.
     """
+    if block is not None and forward.observe is not None:
+        forward.observe(block.layer, attention_on_front(query, key, bias, scale=scale, num_front=block.length))
     weights: Tensor | None = None
+    eager = forward.eager or with_weights
     if eager or is_faster_in_steps(query, key):
         context, weights = attention_in_steps(query, key, value, bias, scale=scale, dropout=dropout)
     else:

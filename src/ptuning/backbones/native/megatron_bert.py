@@ -55,7 +55,9 @@ def prompted_forward(
         key,
         value,
         attention_mask,
+        forward=forward,
+        block=block,
         scale=module.attention_head_size**-0.5,
         dropout=module.dropout.p if module.training else 0.0,
-        eager=forward.eager or bool(output_attentions),
+        with_weights=bool(output_attentions),
     )

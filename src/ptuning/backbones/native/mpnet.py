@@ -51,8 +51,10 @@ def prompted_forward(
         key,
         value,
         bias,
+        forward=forward,
+        block=block,
         scale=module.attention_head_size**-0.5,
         dropout=module.dropout.p if module.training else 0.0,
-        eager=forward.eager or output_attentions,
+        with_weights=output_attentions,
     )
     return (module.o(context), weights) if output_attentions else (module.o(context),)
