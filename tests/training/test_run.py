@@ -84,6 +84,25 @@ def backbone(tiny_backbone: Path) -> Backbone:
 # What a run is.
 
 
+@pytest.mark.parametrize("reparameterization", ["none", "mlp"])
+def test_each_evaluation_writes_the_norms_of_the_prompts(
+    reparameterization: str, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    own = {"prompts.layers": "1", "prompts.reparameterization": reparameterization}
+    train(tiny_run(tmp_path / "run", **own))
+    lines = metric_lines(tmp_path / "run")
+    norms = [line["prompt_norms"] for line in lines]
+    assert [one["layers"] for one in norms] == [[1], [1]] and norms[0]["keys"] != norms[1]["keys"]
+    best = [one for one, line in zip(norms, lines, strict=True) if line["is_best"]][-1]
+    saved = prompt_of(tmp_path / "run")["prompts"].norm(dim=-1).mean((2, 3))  # (L, 2)
+    assert [*best["keys"], *best["values"]] == pytest.approx(saved.flatten().tolist(), abs=1e-4)
+
+
+def test_a_run_without_virtual_tokens_writes_no_norms(tiny_run: TinyRun, tmp_path: Path) -> None:
+    train(tiny_run(tmp_path / "run", **{"prompts.prompt_length": 0, "training.epochs": 1}))
+    assert all("prompt_norms" not in line for line in metric_lines(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_trains_and_scores_as_in_training_once_saved(kind: str, tiny_run: TinyRun, tmp_path: Path) -> None:
     result = train(tiny_run(tmp_path / "run", kind, **{"training.max_steps": 2}))

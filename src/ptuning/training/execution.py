@@ -2,7 +2,7 @@
 
     DIRECTORY/
       config.yaml          resolved, complete, replayable
-      metrics.jsonl        one line an evaluation
+      metrics.jsonl        one line an evaluation, with the mean norms of the prompts at each layer
       checkpoints/last/    everything needed to go on exactly
 
 and what the course keeps of the best epoch so far. A training that was killed at any moment and is taken up again ends
@@ -24,6 +24,7 @@ from ptuning.config import RunConfig
 from ptuning.data.batching import Example
 from ptuning.errors import ConfigError, TrainingError
 from ptuning.model import PromptedModel, trained_parameters
+from ptuning.prompts.norms import entry_norms
 from ptuning.training.assembly import assemble_model
 from ptuning.training.directory import (
     CHECKPOINT_NAME,
@@ -189,6 +190,7 @@ def _run(
         progress.reuses_trunk = reuse_trunk(directory, model, backbone.tokenizer, trunk, config, report=report)
 
     def record(evaluation: EpochReport) -> None:
+        norms = entry_norms(model.bank, evaluation.candidate or 0)
         line = {
             **({} if evaluation.candidate is None else {"candidate": evaluation.candidate}),
             "epoch": evaluation.epoch,
@@ -197,6 +199,7 @@ def _run(
             "validation": dict(evaluation.metrics),
             "is_best": evaluation.is_best,
             "seconds": round(evaluation.seconds, 3),
+            **({} if norms is None else {"prompt_norms": norms}),
         }
         with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
