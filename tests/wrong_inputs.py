@@ -911,6 +911,13 @@ def _(directory: Path) -> object:
     return _command("tasks", "--show", "3")
 
 
+@_case("command", "a prompt without virtual tokens to diagnose")
+def _(directory: Path) -> object:
+    from ptuning.diagnostics import diagnose
+
+    return diagnose(_train(directory, {"prompts.prompt_length": 0}).directory)
+
+
 def table_row(case: Case, outcome: Outcome) -> str:
     """A case as a line of the table in docs/errors.md."""
     message = outcome.message.replace("|", "&#124;").replace("<", "&lt;").replace("\n", "<br>")

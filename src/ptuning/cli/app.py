@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ptuning.cli import backbones, demo, evaluate, info, multitask, predict, tasks, train
+from ptuning.cli import backbones, demo, diagnose, evaluate, info, multitask, predict, tasks, train
 from ptuning.version import __version__
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ for _name, _module in (
     ("evaluate", evaluate),
     ("predict", predict),
     ("info", info),
+    ("diagnose", diagnose),
     ("tasks", tasks),
     ("backbones", backbones),
 ):
