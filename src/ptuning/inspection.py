@@ -17,8 +17,9 @@ from ptuning.data.columns import LABEL_ROLES, NAME_ROLES
 from ptuning.data.rows import Row
 from ptuning.data.splits import Split, load_tables
 from ptuning.errors import ConfigError, DataError
-from ptuning.tasks import Task, TaskKind, get_kind, get_task
+from ptuning.tasks import Task, TaskKind, get_task
 from ptuning.tasks.loading import load_task_data, task_source
+from ptuning.tasks.resolving import resolve_kind, with_task_defaults
 from ptuning.training.assembly import fitting_max_length
 
 _UNCUT = 1 << 30
@@ -130,7 +131,8 @@ def inspect_task(config: RunConfig, backbone: Backbone, *, count: int = 3, split
         raise ConfigError(f"--show is {count}, expected at least 1 row. Give a number such as 3.")
     task = get_task(config.task)
     unlimited = config.data.model_copy(update={"max_train_rows": None, "max_validation_rows": None})
-    config = config.model_copy(update={"data": unlimited})  # records and rows then stand side by side
+    # records and rows then stand side by side
+    config = with_task_defaults(config.model_copy(update={"data": unlimited}), task)
     data = load_task_data(config, task, [split])
     rows = data.rows(split)
     tables, available = load_tables(task_source(task, config.data.path or task.source or ""), task.kind, {split})
@@ -138,7 +140,7 @@ def inspect_task(config: RunConfig, backbone: Backbone, *, count: int = 3, split
         raise DataError(
             f"{data.source} has no {split} split of its own, only {', '.join(available)}. Name another --split."
         )
-    kind = get_kind(task.kind).from_data(data, config.data)
+    kind = resolve_kind(config, task, data)
     max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
     template = task.template(config.data.template)
     table, some = tables[split], rows[:count]
@@ -193,9 +195,9 @@ def _sequence(
     at: tuple[int, int, int],
 ) -> ShownSequence:
     number, num_examples, place = at
-    gone = _left_out(ids, full_ids)
+    gone = [position for position in _left_out(ids, full_ids) if full_ids[position] >= 0]
     marks = _marks(kind, row, tokenizer, example, ids)
-    texts = tokenizer.convert_ids_to_tokens(list(ids))
+    texts = [f"<virtual {-one}>" if one < 0 else tokenizer.convert_ids_to_tokens(one) for one in ids]
     return ShownSequence(
         title=_title(kind, row, number, num_examples, place),
         tokens=tuple(ShownToken(text, mark) for text, mark in zip(texts, marks, strict=True)),
@@ -255,7 +257,7 @@ def _marks(kind: TaskKind, row: Row, tokenizer: Any, example: Example, ids: Sequ
         for position, offset in enumerate(example.offsets):
             if offset is not None and offset[0] == row["predicate_index"]:
                 marks[position] = " ".join(filter(None, [marks[position], "predicate"]))
-    if row.get("keep") and kind.head_kind == "sequence":
+    if row.get("keep") and kind.head_kind == "sequence" and getattr(kind, "pattern", None) is None:
         for position in _kept(row, tokenizer, ids):
             marks[position] = "keep"
     return marks

@@ -58,6 +58,7 @@ def test_all_of_a_task_is_printed_in_100_columns(name: str, ptuning: Ptuning) ->
     if task is not None:
         expected = [task.description, task.kind, task.how_to_get, *recipes_of(name)]
         expected += [TEMPLATES[one].description for one in task.templates]
+        expected += [task.pattern or "", *(f"{label}: {word}" for label, word in (task.words or {}).items())]
         assert [text for text in expected if _compact(text) not in said] == []
 
 
@@ -83,6 +84,16 @@ def test_rows_are_shown_as_the_model_sees_them(ptuning: Ptuning, tiny_backbone: 
     tokens = next(line for line in out.splitlines() if "[CLS]" in line)
     below = out.splitlines()[out.splitlines().index(tokens) + 1]
     assert below[tokens.index("lamp") :].startswith("keep")
+
+
+def test_rows_are_shown_in_their_pattern(ptuning: Ptuning, tiny_backbone: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "the lamp", "label": "lost"}\n{"text": "a box", "label": "late"}\n')
+    pattern = ("--set", 'data.pattern="{text} {prompt} is {mask}"', "--set", "method=p-tuning")
+    arguments = ("--show", 1, "--data", tmp_path, "--backbone", tiny_backbone, *pattern)
+    result = ptuning("tasks", "classification", *arguments, "--set", "prompts.prompt_length=2")
+    assert result.status == 0, result.err
+    assert "pattern   {text} {prompt:2} is {mask}" in result.out
+    assert "[CLS] the lamp <virtual 1> <virtual 2> is [MASK] [SEP]" in result.out
 
 
 @pytest.mark.parametrize(
