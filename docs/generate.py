@@ -1,4 +1,4 @@
-"""Writes the documents that come from the code: commands, settings, backbones, tasks, wrong inputs.
+"""Writes the documents that come from the code: commands, settings, backbones, tasks, methods, wrong inputs.
 
     python docs/generate.py              # write them
     python docs/generate.py --check      # exit 1 and name the pages that are not current
@@ -13,7 +13,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -61,6 +61,7 @@ def pages() -> Iterator[tuple[str, str]]:
         ("settings.md", "Settings", settings()),
         ("backbones.md", "Backbones", backbones()),
         ("tasks.md", "Tasks", tasks()),
+        ("methods.md", "Methods", methods()),
         ("recipes.md", "Recipes", recipes()),
         ("errors.md", "Wrong inputs and what is said about them", errors()),
     ):
@@ -93,6 +94,7 @@ def _without_outer_blanks(lines: list[str]) -> list[str]:
 
 def settings() -> list[str]:
     """Every key of the config, from its models."""
+    from ptuning.compare.settings import CompareConfig, DepthSweep, LengthSweep
     from ptuning.config import RunConfig
     from ptuning.multitask.settings import MultitaskConfig, TaskSettings
 
@@ -104,13 +106,14 @@ def settings() -> list[str]:
     models: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
     models += [(name, field.annotation) for name, field in RunConfig.model_fields.items() if _is_group(field)]  # type: ignore[misc]
     models += [("multi-task", MultitaskConfig), ("tasks.NAME", TaskSettings)]
+    models += [("compare", CompareConfig), ("depth", DepthSweep), ("length", LengthSweep)]
     for prefix, model in models:
         title, about = (prefix, (model.__doc__ or "").splitlines()[0]) if prefix else ("top level", "")
         lines += [f"## {title}", "", *([about, ""] if about else []), *_header("key", "type", "default", "what it is")]
         for name, field in model.model_fields.items():
             if _is_group(field):
                 continue
-            key = f"{prefix}.{name}" if prefix not in ("", "multi-task") else name
+            key = f"{prefix}.{name}" if prefix not in ("", "multi-task", "compare") else name
             lines.append(_row(f"`{key}`", _type_of(field), _default_of(field), field.description or ""))
         lines.append("")
     return lines
@@ -199,6 +202,36 @@ def backbones() -> list[str]:
         "asks for `training.backbone_dropout: off` where the checkpoint has some; torch trains with it on GPUs only.",
     ]
     return lines
+
+
+_ABOUT_METHODS = """
+What `method` takes. This is the paper's Table 1 for what is here: what each method trains, where that acts, and which
+head reads the result. All but fine-tuning leave the backbone as it is; the head is trained by all but prompting. With
+the same settings they see the same examples in the same order, under the same head and metric. `ptuning compare` runs
+them side by side: [compare.md](compare.md).
+"""
+
+
+def methods() -> list[str]:
+    """The methods, from the table that settings are checked by."""
+    from ptuning.config.methods import METHODS
+
+    lines = [*_ABOUT_METHODS.strip().splitlines(), ""]
+    lines += _header("`method`", "trains, besides the head", "where", "backbone", "heads")
+    for method in METHODS.values():
+        backbone = "tuned" if method.trains_backbone else "frozen"
+        lines.append(_row(f"`{method.name}`", method.trains, method.place, backbone, _names(method.heads)))
+    lines += ["", "The first of several is the default, and so is the learning rate.", ""]
+    lines += _header("`method`", "`prompts.reparameterization`", "learning rate", "needs `data.pattern`", "source")
+    for method in METHODS.values():
+        rate = "-" if method.learning_rate is None else f"{method.learning_rate:g}"
+        names = _names(method.reparameterizations)
+        lines.append(_row(f"`{method.name}`", names, rate, _yes(method.needs_pattern), method.source))
+    return lines
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "-"
 
 
 def _yes(value: bool) -> str:

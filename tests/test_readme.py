@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import ptuning
 from ptuning.cli.app import app
+from ptuning.compare.settings import load_compare_config
 from ptuning.config import load_config, setting_names
 from ptuning.data import load_data
 from ptuning.multitask.settings import load_multitask_config
@@ -89,8 +90,8 @@ def test_commands_exist(page: str, line: str) -> None:
 def test_settings_that_the_docs_name_are_settings(tmp_path: Path) -> None:
     for _, code in _blocks("yaml"):
         (tmp_path / "config.yaml").write_text(code, encoding="utf-8")
-        load = load_multitask_config if code.startswith("tasks:") else load_config
-        load(tmp_path / "config.yaml")
+        loads: dict[str, Any] = {"tasks": load_multitask_config, "methods": load_compare_config}
+        loads.get(code.partition(":")[0], load_config)(tmp_path / "config.yaml")
     for page, text in TEXTS.items():
         if page != "docs/errors.md":
             for name in re.findall(r"`(?:--set )?((?:data|prompts|head|training)\.[a-z_]+)(?:=[^`]*)?`", text):

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from ptuning.attachment import Attached, attach
     from ptuning.backbones.loading import Backbone, load_backbone
     from ptuning.checkpoint import SavedPrompt, read_prompt
+    from ptuning.compare import CompareConfig, compare_methods, load_compare_config
     from ptuning.config import RunConfig, load_config
     from ptuning.errors import PtuningError
     from ptuning.evaluation import evaluate
     from ptuning.multitask import MultitaskConfig, MultitaskResult, load_multitask_config, train_multitask
     from ptuning.predictor import Predictor, load
     from ptuning.prompts import DeepPrompts, PromptBank
+    from ptuning.reports.comparison import report_comparison
     from ptuning.sharing import from_hub, push_to_hub
     from ptuning.training.population import PopulationResult, train_population
     from ptuning.training.run import train
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Attached": "ptuning.attachment",
     "Backbone": "ptuning.backbones.loading",
+    "CompareConfig": "ptuning.compare",
     "DeepPrompts": "ptuning.prompts",
     "MultitaskConfig": "ptuning.multitask",
     "MultitaskResult": "ptuning.multitask",
@@ -41,14 +44,17 @@ _HOMES = {
     "RunConfig": "ptuning.config",
     "SavedPrompt": "ptuning.checkpoint",
     "attach": "ptuning.attachment",
+    "compare_methods": "ptuning.compare",
     "evaluate": "ptuning.evaluation",
     "from_hub": "ptuning.sharing",
     "load": "ptuning.predictor",
     "load_backbone": "ptuning.backbones.loading",
+    "load_compare_config": "ptuning.compare",
     "load_config": "ptuning.config",
     "load_multitask_config": "ptuning.multitask",
     "push_to_hub": "ptuning.sharing",
     "read_prompt": "ptuning.checkpoint",
+    "report_comparison": "ptuning.reports.comparison",
     "train": "ptuning.training.run",
     "train_multitask": "ptuning.multitask",
     "train_population": "ptuning.training.population",
@@ -57,6 +63,7 @@ _HOMES = {
 __all__ = [
     "Attached",
     "Backbone",
+    "CompareConfig",
     "DeepPrompts",
     "MultitaskConfig",
     "MultitaskResult",
@@ -68,14 +75,17 @@ __all__ = [
     "SavedPrompt",
     "__version__",
     "attach",
+    "compare_methods",
     "evaluate",
     "from_hub",
     "load",
     "load_backbone",
+    "load_compare_config",
     "load_config",
     "load_multitask_config",
     "push_to_hub",
     "read_prompt",
+    "report_comparison",
     "train",
     "train_multitask",
     "train_population",

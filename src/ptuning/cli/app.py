@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ptuning.cli import backbones, demo, diagnose, evaluate, info, multitask, predict, tasks, train
+from ptuning.cli import backbones, compare, demo, diagnose, evaluate, info, multitask, predict, tasks, train
 from ptuning.version import __version__
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ for _name, _module in (
     ("demo", demo),
     ("train", train),
     ("multitask", multitask),
+    ("compare", compare),
     ("evaluate", evaluate),
     ("predict", predict),
     ("info", info),

@@ -1,0 +1,143 @@
+"""What decides a cell's result, as a digest: its settings, its data and its backbone, but not where they lie.
+
+So a finished cell counts in another directory and on another machine, and a cell whose settings or data have changed
+is run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ptuning.backbones.embedded import NAME as MINILM
+from ptuning.config import METHODS, RunConfig, with_method_defaults
+from ptuning.config.methods import STARTS
+from ptuning.data.file_names import find_splits
+from ptuning.data.hub import HubSource, is_hub_name
+from ptuning.data.sources import source_directory
+from ptuning.errors import DataError
+from ptuning.tasks.presets import get_task
+
+VERSION = 1
+"""Of what a cell does with its settings; a change that makes old results wrong raises it."""
+
+_BESIDE = ("dataset_info.json",)  # read with the splits
+
+
+def cell_key(config: RunConfig, split: str) -> str:
+    """Returns the name of a cell's directory: what it is in words, and a digest of all that decides its result.
+
+    Args:
+        config: settings of the run.
+        split: that is reported.
+
+    Raises:
+        DataError: the data are in a directory that is not there.
+    """
+    words = re.sub(r"[^\w.]+", "-", f"{config.method}-{config.task}-{config.training.seed}").strip("-")
+    return f"{words}-{_digest([json.dumps(_deciding(config, split), sort_keys=True).encode()])[:16]}"
+
+
+def data_digest(config: RunConfig) -> str:
+    """Returns a digest of the files of a task's data, or the name and revision of a data set of the hub.
+
+    Raises:
+        DataError: the data are in a directory that is not there.
+    """
+    task = get_task(config.task)
+    source = config.data.path or task.source
+    if source is None:
+        return "none"  # training says what is missing
+    if isinstance(source, HubSource):
+        return str(source)
+    return _data_at(str(source_directory(source)), task.kind)
+
+
+def portable_settings(config: RunConfig) -> dict[str, Any]:
+    """Returns settings as JSON values without where things lie: of a path its last part alone, and no output."""
+    values: dict[str, Any] = config.model_dump(mode="json", exclude={"output"})
+    values["data"]["path"] = _last_part(values["data"]["path"])
+    values["backbone"] = _last_part(values["backbone"])
+    for group in ("prompts", "head"):
+        values[group]["init"] = _last_part(values[group]["init"])
+    return values
+
+
+def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
+    """What decides a result, with what is left to the method and the preset, so that a change there is another cell."""
+    config = with_method_defaults(config)
+    values: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "recipe"})
+    task = get_task(config.task)
+    if config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern:
+        values["data"]["pattern"] = config.data.pattern or task.pattern
+        values["head"]["words"] = config.head.words or dict(task.words or {})
+    values["data"]["path"] = data_digest(config)
+    if config.backbone != MINILM and Path(config.backbone).is_dir():
+        values["backbone"] = _files(str(Path(config.backbone).resolve()))
+    for group in ("prompts", "head"):
+        start = values[group]["init"]
+        if start not in STARTS and Path(start).is_dir():
+            values[group]["init"] = _files(str(Path(start).resolve()))
+    return {"version": VERSION, "split": split, "settings": values}
+
+
+def _data_at(source: str, kind: str) -> str:
+    directory = Path(source)
+    if directory.is_dir():
+        return _splits_in(str(directory.resolve()), kind)
+    if not is_hub_name(source):
+        raise DataError(
+            f"{source} is no directory, expected one with a train file, or a Hugging Face data set as owner/name. "
+            "Correct data.path of the task."
+        )
+    return source
+
+
+@cache
+def _splits_in(source: str, kind: str) -> str:
+    directory = Path(source)
+    splits = find_splits(directory, kind)
+    if not splits:
+        return _files(source)
+    parts: list[bytes] = []
+    for split, path in splits.items():
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        parts += [split.encode(), *(_file_digest(file) for file in files)]
+    parts += [_file_digest(directory / name) for name in _BESIDE if (directory / name).is_file()]
+    return _digest(parts)
+
+
+@cache
+def _files(source: str) -> str:
+    """Of all files in a directory, by their names there; hidden ones apart."""
+    directory = Path(source)
+    parts: list[bytes] = []
+    for file in sorted(directory.rglob("*")):
+        name = file.relative_to(directory).as_posix()
+        if file.is_file() and not any(part.startswith(".") for part in Path(name).parts):
+            parts += [name.encode(), _file_digest(file)]
+    return _digest(parts)
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def _last_part(path: str | None) -> str | None:
+    """Of a local path what does not say where somebody keeps files; names on the hub stay."""
+    if path is None or not (path.startswith((".", "~")) or Path(path).is_absolute() or Path(path).exists()):
+        return path
+    return Path(path).name

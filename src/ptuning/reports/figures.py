@@ -1,0 +1,286 @@
+"""The figures of a comparison, each made only where there is something to show.
+
+A panel a task, a line a method: the same colour, marker and place in the legend in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ptuning.reports.outcomes import Comparison, Evaluation, ordered
+from ptuning.reports.style import LINES, MUTED, ONE_COLUMN, TWO_COLUMNS, new_figure, series_style
+from ptuning.reports.summaries import CAPTIONS, Summary, average, summaries
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL_HEIGHT = 1.75  # inches
+_MOST_COLUMNS = 3
+_BARS: dict[str, Any] = {"capsize": 1.8, "elinewidth": 0.7, "capthick": 0.7}
+AVERAGE = "average over tasks"
+
+
+def figures(comparison: Comparison) -> dict[str, Figure]:
+    """All figures that the cells allow, by the name of their file without suffix.
+
+    Must be called inside `house_style`.
+    """
+    found: dict[str, Figure | None] = {"backbone_size": size_figure(comparison)}
+    main = [one for one in summaries(comparison.part("main")) if one.results]
+    backbones = ordered([one.backbone for one in main])
+    for backbone in backbones:
+        suffix = f"_{_file_name(backbone)}" if len(backbones) > 1 else ""
+        found[f"trained_parameters{suffix}"] = parameters_figure(comparison, backbone)
+        found[f"learning_curves{suffix}"] = curves_figure(comparison, backbone)
+    for part, draw in (("depth", depth_figure), ("length", length_figure)):
+        swept = [one for one in summaries(comparison.outcomes) if one.part == part and one.results]
+        groups = list(dict.fromkeys((one.method, one.backbone) for one in swept))
+        for method, backbone in groups:
+            suffix = f"_{_file_name(method)}_{_file_name(backbone)}" if len(groups) > 1 else ""
+            found[f"{part}{suffix}"] = draw(comparison, method, backbone)
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def size_figure(comparison: Comparison) -> Figure | None:
+    """The paper's Figure 1: score against the size of the backbone; None where there is one backbone."""
+    found = [one for one in summaries(comparison.part("main")) if one.results]
+    if len({one.size for one in found}) < 2:
+        return None
+    tasks, styles = ordered([one.task for one in found]), _styles(comparison)
+    figure, axes = _panels(_titles(tasks), comparison)
+    for panel, title in zip(axes, _titles(tasks), strict=False):
+        for method, style in styles.items():
+            points = _points_by_backbone(found, method, title, tasks)
+            if points:
+                x, y, errors = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+                _line(panel, x, y, errors, method, style)
+        panel.set_xscale("log")
+        panel.margins(x=0.1)
+        _plain_log_ticks(panel, sorted({one.size for one in found}), _parameters)
+    _finish(figure, axes, "parameters of the backbone", "score (%)", order=list(styles))
+    return figure
+
+
+def parameters_figure(comparison: Comparison, backbone: str) -> Figure | None:
+    """Score against the number of trained parameters; None where there are fewer than two methods."""
+    found = [one for one in summaries(comparison.part("main")) if one.results and one.backbone == backbone]
+    if len({one.method for one in found}) < 2:
+        return None
+    tasks, styles = ordered([one.task for one in found]), _styles(comparison)
+    titles = _titles(tasks)
+    figure, axes = _panels(titles, comparison)
+    for panel, title in zip(axes, titles, strict=False):
+        for method, style in styles.items():
+            own = [one for one in found if one.method == method and title in (one.task, AVERAGE)]
+            if not own or (title == AVERAGE and len(own) < len(tasks)):
+                continue
+            mean, deviation = average(own)
+            trained = fmean(one.trained for one in own)
+            if trained:
+                _line(panel, [trained], [mean], [deviation], method, {**style, "linestyle": "none"})
+            else:  # nothing is trained, which a log scale has no place for
+                panel.axhline(100 * mean, color=style["color"], linestyle=":", linewidth=1.0, label=method)
+        panel.set_xscale("log")
+        panel.margins(x=0.12)
+    _finish(figure, axes, "trained parameters", "score (%)", order=list(styles))
+    return figure
+
+
+def depth_figure(comparison: Comparison, method: str, backbone: str) -> Figure | None:
+    """The paper's Figure 3: prompts at the k top layers, and at the k bottom ones."""
+
+    def series(one: Summary) -> tuple[str, float]:
+        side, _, count = str(dict(one.place)["layers"]).partition(":")
+        return ("top layers (last:k)" if side == "last" else "bottom layers (first:k)"), float(count)
+
+    return _sweep_figure(comparison, "depth", method, backbone, series, "number of prompted layers k")
+
+
+def length_figure(comparison: Comparison, method: str, backbone: str) -> Figure | None:
+    """Score against prompt length, with prompts trained as they are and produced by an MLP."""
+
+    def series(one: Summary) -> tuple[str, float]:
+        place = dict(one.place)
+        how = place["reparameterization"]
+        return ("embeddings (none)" if how == "none" else f"reparameterized ({how})"), float(
+            str(place["prompt_length"])
+        )
+
+    return _sweep_figure(comparison, "length", method, backbone, series, "prompt length", base=2)
+
+
+def curves_figure(comparison: Comparison, backbone: str) -> Figure | None:
+    """Learning curves on the rows to choose by: mean over seeds, and the range between them."""
+    found = [one for one in summaries(comparison.part("main")) if one.backbone == backbone]
+    drawn = [one for one in found if any(len(result.curve) > 1 for result in one.results)]
+    if not drawn:
+        return None
+    tasks, styles = ordered([one.task for one in drawn]), _styles(comparison)
+    figure, axes = _panels(tasks, comparison)
+    for panel, task in zip(axes, tasks, strict=False):
+        for one in drawn:
+            if one.task == task:
+                _curve(panel, [result.curve for result in one.results if result.curve], one.method, styles[one.method])
+    rows = "development rows (%)" if comparison.selection == "held_out" else "validation rows (%)"
+    _finish(figure, axes, "epoch", rows, order=list(styles))
+    return figure
+
+
+def _sweep_figure(
+    comparison: Comparison,
+    part: str,
+    method: str,
+    backbone: str,
+    series: Callable[[Summary], tuple[str, float]],
+    x_label: str,
+    *,
+    base: int | None = None,
+) -> Figure | None:
+    found = [
+        one
+        for one in summaries(comparison.outcomes)
+        if one.part == part and one.results and (one.method, one.backbone) == (method, backbone)
+    ]
+    if len({series(one)[1] for one in found}) < 2:
+        return None
+    tasks = ordered([one.task for one in found])
+    figure, axes = _panels(tasks, comparison)
+    names = ordered([series(one)[0] for one in found])
+    for panel, task in zip(axes, tasks, strict=False):
+        for index, name in enumerate(names):
+            own = [one for one in found if one.task == task and series(one)[0] == name]
+            points = sorted(((series(one)[1], one.mean, one.deviation) for one in own), key=lambda point: point[0])
+            if points:
+                x, y, errors = zip(*points, strict=True)
+                _line(panel, x, y, errors, name, series_style(index))
+        ticks = sorted({series(one)[1] for one in found if one.task == task})
+        if base is not None:
+            panel.set_xscale("log", base=base)
+        _plain_log_ticks(panel, ticks, lambda value: f"{value:g}")
+    _finish(figure, axes, x_label, "score (%)", order=names)
+    return figure
+
+
+def _panels(titles: Sequence[str], comparison: Comparison) -> tuple[Figure, tuple[Axes, ...]]:
+    columns = min(len(titles), _MOST_COLUMNS)
+    rows = math.ceil(len(titles) / columns)
+    width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
+    figure, axes = new_figure(width=width, height=_PANEL_HEIGHT * rows + 0.75, rows=rows, columns=columns)
+    for panel, title in zip(axes, titles, strict=False):
+        panel.set_title(_title_of(comparison, title))
+        panel.grid(True)
+    for panel in axes[len(titles) :]:
+        panel.set_visible(False)
+    _caption(figure, comparison, width)
+    return figure, axes
+
+
+def _caption(figure: Figure, comparison: Comparison, width: float) -> None:
+    """What the scores are on, in small print over the panels, in lines that fit."""
+    import textwrap
+
+    text = "\n".join(textwrap.wrap(CAPTIONS[comparison.selection], round(width * 21)))
+    figure.suptitle(text, fontsize=6.0, color=MUTED)
+
+
+def _finish(figure: Figure, axes: Sequence[Axes], x_label: str, y_label: str, *, order: Sequence[str]) -> None:
+    visible = [panel for panel in axes if panel.get_visible()]
+    columns = min(len(visible), _MOST_COLUMNS)
+    for index, panel in enumerate(visible):
+        if index % columns == 0:
+            panel.set_ylabel(y_label)
+        if index + columns >= len(visible):
+            panel.set_xlabel(x_label)
+    handles: dict[str, Any] = {}
+    for panel in visible:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if len(visible) == 1 and len(handles) == 1:
+        return
+    labels = [label for label in order if label in handles]
+    wide = 2 if columns == 1 else 4
+    figure.legend(
+        [handles[label] for label in labels], labels, loc="outside lower center", ncols=min(wide, len(labels))
+    )
+
+
+def _line(
+    panel: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    errors: Sequence[float | None],
+    label: str,
+    style: dict[str, Any],
+) -> None:
+    """A line of scores in percent, with standard deviations where there are any."""
+    heights = [100 * value for value in y]
+    if all(error is None for error in errors):
+        panel.plot(x, heights, label=label, **style)
+        return
+    bars = [100 * (error or 0.0) for error in errors]
+    panel.errorbar(x, heights, yerr=bars, label=label, **style, **_BARS)
+
+
+def _curve(panel: Axes, curves: Sequence[Sequence[Evaluation]], label: str, style: dict[str, Any]) -> None:
+    scores: dict[int, list[float]] = {}
+    for curve in curves:
+        for point in curve:
+            if point.score is not None:
+                scores.setdefault(point.epoch, []).append(100 * point.score)
+    epochs = sorted(scores)
+    every = max(1, len(epochs) // 8)
+    panel.plot(epochs, [fmean(scores[epoch]) for epoch in epochs], label=label, markevery=every, **style)
+    if any(len(own) > 1 for own in scores.values()):
+        low, high = [min(scores[epoch]) for epoch in epochs], [max(scores[epoch]) for epoch in epochs]
+        panel.fill_between(epochs, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _points_by_backbone(
+    found: Sequence[Summary], method: str, title: str, tasks: Sequence[str]
+) -> list[tuple[float, float, float | None]]:
+    """(size, mean, deviation) of each backbone; of the average where all tasks are there."""
+    points: list[tuple[float, float, float | None]] = []
+    for backbone in ordered([one.backbone for one in found]):
+        own = [one for one in found if (one.method, one.backbone) == (method, backbone)]
+        own = own if title == AVERAGE else [one for one in own if one.task == title]
+        if own and (title != AVERAGE or len(own) == len(tasks)):
+            mean, deviation = average(own)
+            points.append((float(own[0].size), mean, deviation))
+    return points
+
+
+def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Method -> how it is drawn, the same in all figures; neighbours differ in their lines too."""
+    methods = ordered([one.method for one in comparison.part("main")])
+    lines = {method: LINES[index % len(LINES)] for index, method in enumerate(methods)}
+    return {method: {**series_style(index), "linestyle": lines[method]} for index, method in enumerate(methods)}
+
+
+def _titles(tasks: Sequence[str]) -> list[str]:
+    return [*tasks, AVERAGE] if len(tasks) > 1 else list(tasks)
+
+
+def _title_of(comparison: Comparison, title: str) -> str:
+    metric = next((one.result.metric for one in comparison.outcomes if one.task == title and one.result), None)
+    return title if metric is None else f"{title} ({metric})"
+
+
+def _plain_log_ticks(panel: Axes, values: Sequence[float], text: Callable[[float], str]) -> None:
+    """Ticks at the values themselves, at most eight of them, and none between."""
+    step = math.ceil(len(values) / 8)
+    shown = list(values)[::-1][::step][::-1]
+    panel.set_xticks(shown, [text(value) for value in shown])
+    panel.minorticks_off()
+
+
+def _parameters(count: float) -> str:
+    return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.0f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name).strip("-.")

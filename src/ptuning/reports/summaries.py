@@ -1,0 +1,122 @@
+"""Cells of a comparison over their seeds: means, spreads, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from ptuning.config.methods import METHODS
+from ptuning.reports.outcomes import Outcome, Part, Result, Selection
+
+CAPTIONS: dict[Selection, str] = {
+    "held_out": "Scores on held-out rows; epochs and settings were chosen on other rows, cut from train",
+    "paper": "The paper's way: the best epoch on the validation rows is the score, chosen by the rows it is on",
+}
+"""What a score is on, for every table and figure."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One place of a comparison over its seeds.
+
+    Attributes:
+        part: main, depth or length.
+        method: label.
+        base_method: what `method` is in settings.
+        task: name.
+        backbone: name.
+        place: point of a sweep, as (key, value) pairs.
+        num_tries: settings that were tried to find those of this place.
+        results: one for each seed that is finished.
+        num_failed: seeds that failed.
+    """
+
+    part: Part
+    method: str
+    base_method: str
+    task: str
+    backbone: str
+    place: tuple[tuple[str, object], ...]
+    num_tries: int
+    results: tuple[Result, ...]
+    num_failed: int
+
+    @property
+    def metric(self) -> str:
+        """What the task is judged by; empty where nothing is finished."""
+        return self.results[0].metric if self.results else ""
+
+    @property
+    def mean(self) -> float:
+        """Of the scores, a fraction."""
+        return fmean(result.score for result in self.results)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the scores over seeds (divided by n - 1); None for one."""
+        scores = [result.score for result in self.results]
+        return stdev(scores) if len(scores) > 1 else None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the backbone stays as it is."""
+        return not METHODS[self.base_method].trains_backbone if self.base_method in METHODS else True
+
+    @property
+    def size(self) -> int:
+        """Parameters of the backbone."""
+        return self.results[0].counts["backbone"]
+
+    @property
+    def trained(self) -> float:
+        """Trained parameters, the head's among them; mean over seeds."""
+        return fmean(result.counts["trained"] for result in self.results)
+
+
+def summaries(outcomes: Iterable[Outcome]) -> list[Summary]:
+    """Outcomes of one place and several seeds as one, in the order in which places come first.
+
+    Args:
+        outcomes: of one part of a comparison, or of several.
+    """
+    places: dict[tuple[object, ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        at = (outcome.part, outcome.method, outcome.task, outcome.backbone, *_pairs(outcome))
+        places.setdefault(at, []).append(outcome)
+    found = []
+    for own in places.values():
+        first = own[0]
+        results = tuple(outcome.result for outcome in own if outcome.result is not None)
+        found.append(
+            Summary(
+                part=first.part,
+                method=first.method,
+                base_method=first.base_method,
+                task=first.task,
+                backbone=first.backbone,
+                place=_pairs(first),
+                num_tries=first.num_tries,
+                results=results,
+                num_failed=len(own) - len(results),
+            )
+        )
+    return found
+
+
+def average(own: Sequence[Summary]) -> tuple[float, float | None]:
+    """Mean over tasks, and its standard deviation over seeds where all tasks have the same number of seeds, above 1.
+
+    Args:
+        own: a summary a task, each with results, seeds in the same order.
+    """
+    counts = {len(summary.results) for summary in own}
+    mean = fmean(summary.mean for summary in own)
+    if len(counts) != 1 or counts == {1}:
+        return mean, None
+    by_seed = [fmean(summary.results[turn].score for summary in own) for turn in range(counts.pop())]
+    return mean, stdev(by_seed)
+
+
+def _pairs(outcome: Outcome) -> tuple[tuple[str, object], ...]:
+    return tuple(outcome.place.items())

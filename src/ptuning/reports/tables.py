@@ -1,0 +1,304 @@
+"""The tables of a comparison, as text cells; and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ptuning.reports.outcomes import Comparison, Outcome, Result, ordered
+from ptuning.reports.summaries import CAPTIONS, Summary, average, summaries
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people.
+
+    Attributes:
+        title: what it shows.
+        caption: how to read it.
+        columns: their names.
+        rows: a text for each column; the best ones stand in `**`.
+    """
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_markdown(self) -> str:
+        """As a section of a page."""
+        lines = [f"## {self.title}", "", self.caption, ""]
+        lines += [_row(self.columns), _row(["---"] * len(self.columns)), *map(_row, self.rows)]
+        return "\n".join(lines) + "\n"
+
+
+def score_tables(comparison: Comparison) -> list[Table]:
+    """Methods x tasks, a table a backbone: mean and spread over seeds in percent, the best frozen methods bold."""
+    found = summaries(comparison.part("main"))
+    searched = {(one.method, one.task, one.backbone): one for one in summaries(_without_place(comparison.part("try")))}
+    known = [*found, *searched.values()]
+    tables = []
+    for backbone in ordered([one.backbone for one in known]):
+        methods = ordered([one.method for one in known if one.backbone == backbone])
+        tasks = ordered([one.task for one in known if one.backbone == backbone])
+        at = {(one.method, one.task): one for one in found if one.backbone == backbone}
+        best = _best({task: [at[m, task] for m in methods if (m, task) in at] for task in tasks})
+        complete = {
+            m: [at[m, t] for t in tasks] for m in methods if all((m, t) in at and at[m, t].results for t in tasks)
+        }
+        averages = {method: average(own) for method, own in complete.items()} if len(tasks) > 1 else {}
+        best_average = max(
+            (shown(mean) for method, (mean, _) in averages.items() if complete[method][0].is_frozen),
+            key=float,
+            default=None,
+        )
+        rows = []
+        for method in methods:
+            cells = [method, _seeds([at[method, task] for task in tasks if (method, task) in at])]
+            for task in tasks:
+                one = at.get((method, task))
+                if one is None:
+                    cells.append("failed" if (method, task, backbone) in searched and not comparison.missing else NONE)
+                else:
+                    cells.append(_score(one, is_best=one in best))
+            if len(tasks) > 1:
+                cells.append(NONE if method not in averages else _with_spread(*averages[method]))
+                is_best = method in averages and shown(averages[method][0]) == best_average
+                if is_best and complete[method][0].is_frozen:
+                    cells[-1] = f"**{cells[-1]}**"
+            rows.append(tuple(cells))
+        metrics = {
+            task: next((one.metric for one in at.values() if one.task == task and one.metric), "") for task in tasks
+        }
+        columns = ["method", "seeds", *(f"{task} ({metrics[task]})" if metrics[task] else task for task in tasks)]
+        columns += ["average"] if len(tasks) > 1 else []
+        tables.append(
+            Table(f"Scores on {backbone}{_size(at.values())}", _score_caption(comparison), tuple(columns), tuple(rows))
+        )
+    return tables
+
+
+def cost_tables(comparison: Comparison) -> list[Table]:
+    """What each method costs, a table a backbone: parameters, time, memory and size on disk."""
+    found = [one for one in summaries(comparison.part("main")) if one.results]
+    tables = []
+    for backbone in ordered([one.backbone for one in found]):
+        rows = []
+        for method in ordered([one.method for one in found if one.backbone == backbone]):
+            own = [one for one in found if (one.backbone, one.method) == (backbone, method)]
+            results = [result for one in own for result in one.results]
+            rows.append(
+                (
+                    method,
+                    _range([result.counts["trained"] - result.counts["head"] for result in results], "{:,}".format),
+                    _range([result.counts["head"] for result in results], "{:,}".format),
+                    _range([result.trained_share for result in results], "{:.2%}".format),
+                    f"{fmean(result.seconds for result in results):.0f}",
+                    _megabytes([_peak(result) for result in results], 0),
+                    _megabytes([result.file_bytes for result in results], 2),
+                    _range([one.num_tries for one in own], "{:.0f}".format),
+                )
+            )
+        columns = ("method", "trained", "of the head", "share", "seconds", "peak MB", "file MB", "settings tried")
+        caption = (
+            "Trained parameters without those of the head, and their share of the backbone's; seconds of a run with "
+            "its evaluations, and the most memory its process held (on a GPU: there), as means over tasks and seeds; "
+            f"the size of what is saved for a task. {_machines(comparison.part('main'))}"
+        )
+        tables.append(Table(f"Costs on {backbone}", caption, columns, tuple(rows)))
+    return tables
+
+
+def sweep_tables(comparison: Comparison) -> list[Table]:
+    """The depth and the length study, a table for each method and backbone."""
+    tables = []
+    for part, title in (("depth", "Prompted layers"), ("length", "Prompt length")):
+        found = summaries([one for one in comparison.outcomes if one.part == part])
+        for method, backbone in dict.fromkeys((one.method, one.backbone) for one in found):
+            own = [one for one in found if (one.method, one.backbone) == (method, backbone)]
+            tasks = ordered([one.task for one in own])
+            at = {(one.place, one.task): one for one in own}
+            rows = []
+            for place in dict.fromkeys(one.place for one in own):
+                scores = [_score(at[place, task]) if (place, task) in at else NONE for task in tasks]
+                rows.append((*(str(value) for _, value in place), *scores))
+            names = [key for key, _ in own[0].place]
+            columns = (*names, *(f"{task} ({next(o.metric for o in own if o.task == task)})" for task in tasks))
+            about = f"{title}: {method} on {backbone}"
+            tables.append(Table(about, _score_caption(comparison, has_best=False), columns, tuple(rows)))
+    return tables
+
+
+def search_table(comparison: Comparison) -> Table | None:
+    """What was tried before settings were fixed, with what each try reached on the rows to choose by."""
+    tried = comparison.part("try")
+    if not tried:
+        return None
+    rows = []
+    for group in dict.fromkeys((one.method, one.task, one.backbone) for one in tried):
+        own = [one for one in tried if (one.method, one.task, one.backbone) == group]
+        scores = [one.result.development_score for one in own if one.result is not None]
+        best = scores.index(max(scores)) if scores else None
+        turn = 0
+        for one in own:
+            settings = ", ".join(f"{key} {value}" for key, value in one.place.items())
+            cells = (*group, settings, "failed" if one.result is None else shown(one.result.development_score))
+            if one.result is not None:
+                cells = tuple(f"**{cell}**" for cell in cells) if turn == best else cells
+                turn += 1
+            rows.append(cells)
+    caption = (
+        "Scores in percent on rows to choose by, first seed; the best settings, bold, were used for all seeds."
+        if comparison.selection == "held_out"
+        else "Scores in percent on the validation rows, which are reported too, first seed; the best settings, bold, "
+        "were used for all seeds."
+    )
+    return Table("Searches", caption, ("method", "task", "backbone", "settings", "score"), tuple(rows))
+
+
+def failures_table(comparison: Comparison) -> Table | None:
+    """Cells that went wrong, and why."""
+    if not comparison.failed:
+        return None
+    rows = tuple(
+        (one.method, one.task, one.backbone, str(one.seed), _place(one), " ".join((one.error or "").split()))
+        for one in comparison.failed
+    )
+    columns = ("method", "task", "backbone", "seed", "where", "error")
+    return Table("Failed", "These cells have no result; the same command tries them again.", columns, rows)
+
+
+def to_csv(comparison: Comparison) -> str:
+    """All places of the comparison, a line each, means over seeds."""
+    columns: dict[str, Callable[[Summary], object]] = {
+        "part": lambda one: one.part,
+        "method": lambda one: one.method,
+        "base_method": lambda one: one.base_method,
+        "task": lambda one: one.task,
+        "backbone": lambda one: one.backbone,
+        "place": lambda one: " ".join(f"{key}={value}" for key, value in one.place),
+        "selection": lambda one: comparison.selection,
+        "seeds": lambda one: len(one.results),
+        "failed": lambda one: one.num_failed,
+        "settings_tried": lambda one: one.num_tries,
+        "metric": lambda one: one.metric,
+    }
+    of_results: dict[str, Callable[[Summary], object]] = {
+        "score": lambda one: one.mean,
+        "standard_deviation": lambda one: one.deviation,
+        "development_score": lambda one: fmean(result.development_score for result in one.results),
+        "backbone_parameters": lambda one: one.size,
+        "trained_parameters": lambda one: one.trained,
+        "head_parameters": lambda one: fmean(result.counts["head"] for result in one.results),
+        "trained_share": lambda one: fmean(result.trained_share for result in one.results),
+        "seconds": lambda one: fmean(result.seconds for result in one.results),
+        "peak_memory_bytes": lambda one: _mean([result.peak_memory_bytes for result in one.results]),
+        "peak_gpu_memory_bytes": lambda one: _mean([result.peak_gpu_memory_bytes for result in one.results]),
+        "file_bytes": lambda one: fmean(result.file_bytes for result in one.results),
+    }
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, *of_results])
+    for one in summaries(comparison.part("main", "depth", "length")):
+        own = [read(one) if one.results else None for read in of_results.values()]
+        writer.writerow([*(read(one) for read in columns.values()), *("" if value is None else value for value in own)])
+    return text.getvalue()
+
+
+def shown(fraction: float) -> str:
+    """A fraction in percent with one decimal."""
+    return f"{100 * fraction:.1f}"
+
+
+def _score(one: Summary, *, is_best: bool = False) -> str:
+    if not one.results:
+        return "failed"
+    text = _with_spread(one.mean, one.deviation)
+    text = f"**{text}**" if is_best else text
+    return f"{text} ({one.num_failed} failed)" if one.num_failed else text
+
+
+def _with_spread(mean: float, deviation: float | None) -> str:
+    return shown(mean) if deviation is None else f"{shown(mean)} ± {shown(deviation)}"
+
+
+def _best(by_task: dict[str, list[Summary]]) -> list[Summary]:
+    """The best frozen methods of each task; several where they show the same."""
+    best = []
+    for own in by_task.values():
+        frozen = [one for one in own if one.is_frozen and one.results]
+        top = max((float(shown(one.mean)) for one in frozen), default=None)
+        best += [one for one in frozen if float(shown(one.mean)) == top]
+    return best
+
+
+def _score_caption(comparison: Comparison, *, has_best: bool = True) -> str:
+    several = any(one.deviation is not None for one in summaries(comparison.part("main", "depth", "length")))
+    spread = "mean ± standard deviation over seeds" if several else "one seed"
+    missing = f" {comparison.missing} cells have not run yet." if comparison.missing else ""
+    best = " Bold: the best of the methods that leave the backbone frozen." if has_best else ""
+    return f"Percent, {spread}. {CAPTIONS[comparison.selection]}.{best}{missing}"
+
+
+def _seeds(own: Sequence[Summary]) -> str:
+    return _range([len(one.results) + one.num_failed for one in own], "{:.0f}".format)
+
+
+def _size(own: object) -> str:
+    sizes = [one.size for one in own if one.results]  # type: ignore[attr-defined]
+    return f" ({sizes[0]:,} parameters)" if sizes else ""
+
+
+def _range(values: Sequence[float], text: Callable[[float], str]) -> str:
+    if not values:
+        return NONE
+    low, high = text(min(values)), text(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _peak(result: Result) -> int | None:
+    return result.peak_memory_bytes if result.peak_gpu_memory_bytes is None else result.peak_gpu_memory_bytes
+
+
+def _mean(values: Sequence[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _megabytes(values: Sequence[int | None], decimals: int) -> str:
+    mean = _mean(values)
+    return NONE if mean is None else f"{mean / 1e6:,.{decimals}f}"
+
+
+def _machines(outcomes: Sequence[Outcome]) -> str:
+    names = []
+    for outcome in outcomes:
+        if outcome.result is not None and outcome.result.machine:
+            machine = outcome.result.machine
+            parts = [str(machine.get("gpu") or machine.get("processor")), f"{machine.get('threads')} threads"]
+            names.append(", ".join(parts))
+    found = ordered(names)
+    if not found:
+        return ""
+    if len(found) == 1:
+        return f"Machine: {found[0]}."
+    return f"Machines, so that seconds cannot all be compared: {'; '.join(found)}."
+
+
+def _place(outcome: Outcome) -> str:
+    if outcome.part == "main":
+        return "table"
+    return f"{outcome.part}: {', '.join(f'{key} {value}' for key, value in outcome.place.items())}"
+
+
+def _without_place(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome.model_copy(update={"place": {}}) for outcome in outcomes]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptuning.compare.identity import cell_key, data_digest, portable_settings
+from ptuning.config import METHODS, RunConfig, load_config
+from ptuning.errors import DataError
+
+TinyRun = Callable[..., Any]
+
+
+@pytest.fixture
+def config(tiny_run: TinyRun, tmp_path: Path) -> RunConfig:
+    made: RunConfig = tiny_run(tmp_path / "run")
+    return made
+
+
+def _with(config: RunConfig, key: str, value: Any) -> RunConfig:
+    return load_config(None, {**config.model_dump(), key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.seed", 12),
+        ("training.epochs", 3),
+        ("training.learning_rate", 0.5),
+        ("prompts.layers", "last:1"),
+        ("data.selection", "development"),
+        ("data.max_train_rows", 5),
+        ("method", "bitfit"),
+        ("head.dropout", 0.0),
+        ("training.precision", "bf16"),
+    ],
+)
+def test_another_setting_is_another_cell(key: str, value: Any, config: RunConfig) -> None:
+    assert cell_key(_with(config, key, value), "validation") != cell_key(config, "validation")
+
+
+def test_another_split_is_another_cell(config: RunConfig) -> None:
+    assert cell_key(config, "test") != cell_key(config, "validation")
+
+
+def test_what_is_the_methods_own_default_is_the_same_cell(config: RunConfig) -> None:
+    rate = METHODS["p-tuning-v2"].learning_rate
+    key = cell_key(config, "validation")
+    for setting, value in {"training.learning_rate": rate, "prompts.reparameterization": "none"}.items():
+        assert cell_key(_with(config, setting, value), "validation") == key
+
+
+def test_places_do_not_matter(config: RunConfig, tiny_backbone: Path, tmp_path: Path) -> None:
+    shutil.copytree(str(config.data.path), tmp_path / "elsewhere")
+    shutil.copytree(tiny_backbone, tmp_path / "copy")
+    moved = _with(_with(config, "data.path", str(tmp_path / "elsewhere")), "output", str(tmp_path / "other"))
+    moved = _with(moved, "backbone", str(tmp_path / "copy"))
+    assert cell_key(moved, "validation") == cell_key(config, "validation")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_other_rows_are_another_cell(split: str, config: RunConfig, tmp_path: Path) -> None:
+    copy = tmp_path / "changed"
+    shutil.copytree(str(config.data.path), copy)
+    with (copy / f"{split}.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "a red lamp", "label": "red"}) + "\n")
+    assert cell_key(_with(config, "data.path", str(copy)), "validation") != cell_key(config, "validation")
+
+
+def test_files_that_are_not_read_do_not_matter(config: RunConfig, tmp_path: Path) -> None:
+    copy = tmp_path / "more"
+    shutil.copytree(str(config.data.path), copy)
+    (copy / "notes.txt").write_text("mine")
+    assert data_digest(_with(config, "data.path", str(copy))) == data_digest(config)
+
+
+def test_another_backbone_is_another_cell(config: RunConfig, tiny_backbone: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_backbone, tmp_path / "other")
+    weights = tmp_path / "other" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert cell_key(_with(config, "backbone", str(tmp_path / "other")), "validation") != cell_key(config, "validation")
+
+
+def test_shipped_data_and_data_of_the_hub_are_known_without_loading_them() -> None:
+    assert len(data_digest(load_config(None, {"task": "helpdesk/tickets"}))) == 64
+    glue = load_config(None, {"task": "glue/rte"})
+    assert data_digest(glue).startswith("nyu-mll/glue:rte")
+    assert data_digest(_with(glue, "data.path", "someone/set@abc")) == "someone/set@abc"
+
+
+def test_a_directory_that_is_not_there_is_said(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere is no directory, expected one with a train file"):
+        cell_key(_with(config, "data.path", str(tmp_path / "nowhere")), "validation")
+
+
+def test_settings_for_others_have_no_paths(config: RunConfig, tmp_path: Path) -> None:
+    values = portable_settings(_with(config, "prompts.init", str(tmp_path / "start")))
+    assert "output" not in values and str(tmp_path) not in json.dumps(values)
+    assert values["data"]["path"] == "classification" and values["backbone"] == "tiny-bert"
+    assert values["prompts"]["init"] == "start"
+
+
+def test_a_key_says_what_the_cell_is(config: RunConfig) -> None:
+    assert cell_key(config, "validation").startswith("p-tuning-v2-classification-11-")

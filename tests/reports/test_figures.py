@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from ptuning.reports.figures import AVERAGE, figures
+from ptuning.reports.outcomes import Comparison
+from ptuning.reports.style import house_style
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _style() -> Iterator[None]:
+    with house_style():
+        yield
+
+
+def _titles(figure: Any) -> list[str]:
+    return [axes.get_title() for axes in figure.axes if axes.get_visible()]
+
+
+def _labels(figure: Any) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_figures_are_made_where_the_data_have_them(study: Comparison, outcome: Make, comparison: Make) -> None:
+    assert list(figures(study)) == [
+        "backbone_size",
+        "trained_parameters_small",
+        "learning_curves_small",
+        "trained_parameters_large",
+        "learning_curves_large",
+        "depth",
+        "length",
+    ]
+    assert list(figures(comparison(outcome("bitfit"), outcome("lora")))) == ["trained_parameters", "learning_curves"]
+    assert figures(comparison(outcome("bitfit", curve=[]))) == {}
+    assert figures(comparison(outcome("bitfit", score=None))) == {}
+
+
+def test_there_is_a_panel_a_task_and_a_line_a_method(study: Comparison) -> None:
+    figure = figures(study)["backbone_size"]
+    assert _titles(figure) == ["rte (accuracy)", "boolq (accuracy)", AVERAGE]
+    assert _labels(figure) == ["p-tuning-v2", "prompt-tuning", "fine-tuning", "prompting"]
+
+
+def test_sizes_and_scores_are_where_they_belong(study: Comparison) -> None:
+    panel = figures(study)["backbone_size"].axes[0]
+    (x, y) = panel.lines[0].get_data()
+    assert list(x) == [22_000_000, 330_000_000]
+    assert list(y) == pytest.approx([62.2, 70.2])
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["22M", "330M"]
+
+
+def test_methods_look_the_same_in_all_figures(study: Comparison) -> None:
+    made = figures(study)
+    colours = []
+    for name in ("trained_parameters_small", "learning_curves_small", "backbone_size"):
+        handles, labels = made[name].axes[0].get_legend_handles_labels()
+        drawn = dict(zip(labels, handles, strict=True))["prompt-tuning"]
+        line = drawn[0] if isinstance(drawn, tuple) else drawn
+        colours.append((line.get_color(), line.get_marker()))
+    assert len(set(colours)) == 1
+
+
+def test_what_trains_nothing_is_a_line_across(study: Comparison) -> None:
+    figure = figures(study)["trained_parameters_small"]
+    assert "prompting" in _labels(figure)
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "prompting"]
+    assert list(line.get_ydata()) == pytest.approx([53.2, 53.2])
+
+
+def test_curves_are_means_over_seeds(study: Comparison) -> None:
+    (x, y) = figures(study)["learning_curves_small"].axes[0].lines[0].get_data()
+    assert list(x) == [1, 2, 3]
+    assert list(y) == pytest.approx([62.2 / 3, 62.2 * 2 / 3, 62.2])
+
+
+def test_sweeps_have_a_line_for_each_side_and_each_way(study: Comparison) -> None:
+    made = figures(study)
+    assert _labels(made["depth"]) == ["top layers (last:k)", "bottom layers (first:k)"]
+    assert list(made["depth"].axes[0].lines[0].get_xdata()) == [1, 3, 6]
+    assert _labels(made["length"]) == ["embeddings (none)", "reparameterized (mlp)"]
+    ticks = [label.get_text() for label in made["length"].axes[0].get_xticklabels()]
+    assert ticks == ["1", "4", "16", "64", "128"]
+
+
+@pytest.mark.parametrize(("selection", "words"), [("held_out", "held-out rows"), ("paper", "The paper's way")])
+def test_every_figure_says_what_its_scores_are_on(selection: str, words: str, study: Comparison) -> None:
+    for name, figure in figures(study.model_copy(update={"selection": selection})).items():
+        assert words in " ".join(figure.get_suptitle().split()), name

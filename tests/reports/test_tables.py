@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+from ptuning.reports.outcomes import Comparison
+from ptuning.reports.tables import (
+    cost_tables,
+    failures_table,
+    score_tables,
+    search_table,
+    sweep_tables,
+    to_csv,
+)
+
+Make = Callable[..., Any]
+
+
+def test_scores_are_means_and_spreads_over_seeds_in_percent(outcome: Make, comparison: Make) -> None:
+    made = comparison(
+        outcome("p-tuning-v2", "rte", 0.80, seed=1),
+        outcome("p-tuning-v2", "rte", 0.82, seed=2),
+        outcome("p-tuning-v2", "rte", 0.87, seed=3),
+        outcome("p-tuning-v2", "boolq", 0.6, seed=1),
+    )
+    (table,) = score_tables(made)
+    assert table.title == "Scores on small (100,000 parameters)"
+    assert table.columns == ("method", "seeds", "rte (accuracy)", "boolq (accuracy)", "average")
+    # mean 83.0, deviation sqrt((9 + 1 + 16) / 2) = 3.6; no spread of an average over unequal numbers of seeds
+    assert table.rows == (("p-tuning-v2", "1 to 3", "**83.0 ± 3.6**", "**60.0**", "**71.5**"),)
+    assert table.caption.startswith("Percent, mean ± standard deviation over seeds. Scores on held-out rows;")
+
+
+def test_an_averages_spread_is_that_of_the_averages_of_the_seeds(outcome: Make, comparison: Make) -> None:
+    scores = {"rte": (0.80, 0.90), "boolq": (0.70, 0.60)}
+    made = [outcome("bitfit", task, own[turn], seed=turn) for task, own in scores.items() for turn in (0, 1)]
+    (table,) = score_tables(comparison(*made))
+    assert table.rows[0][2:] == ("**85.0 ± 7.1**", "**65.0 ± 7.1**", "**75.0 ± 0.0**")
+
+
+def test_the_best_frozen_method_is_bold_even_below_fine_tuning(outcome: Make, comparison: Make) -> None:
+    made = comparison(
+        outcome("p-tuning-v2", score=0.7),
+        outcome("as good", base="bitfit", score=0.70004),
+        outcome("worse", base="lora", score=0.6),
+        outcome("fine-tuning", score=0.9),
+    )
+    (table,) = score_tables(made)
+    assert [row[-1] for row in table.rows] == ["**70.0**", "**70.0**", "60.0", "90.0"]
+    assert "one seed" in table.caption
+
+
+def test_failed_and_missing_cells_are_shown(outcome: Make, comparison: Make) -> None:
+    made = comparison(
+        outcome("bitfit", "rte", None, seed=1),
+        outcome("bitfit", "rte", 0.5, seed=2),
+        outcome("bitfit", "boolq", None),
+        outcome("lora", "rte", 0.6),
+        missing=3,
+    )
+    (table,) = score_tables(made)
+    assert table.rows[0] == ("bitfit", "1 to 2", "50.0 (1 failed)", "failed", "-")
+    assert table.rows[1] == ("lora", "1", "**60.0**", "-", "-")
+    assert table.caption.endswith("3 cells have not run yet.")
+    failures = failures_table(made)
+    assert failures is not None
+    assert failures.rows[0] == ("bitfit", "rte", "small", "1", "table", "memory ran out")
+
+
+def test_a_method_whose_tries_all_failed_is_shown_as_failed(outcome: Make, comparison: Make) -> None:
+    tried = outcome("lora", "rte", None, part="try", place={"training.learning_rate": 1.0})
+    (table,) = score_tables(comparison(outcome("bitfit"), tried))
+    assert table.rows[1] == ("lora", "-", "failed")
+
+
+def test_the_papers_way_is_labelled(outcome: Make, comparison: Make) -> None:
+    made = comparison(
+        outcome("p-tuning-v2"),
+        outcome("p-tuning-v2", part="depth", place={"layers": "last:2"}),
+        outcome("p-tuning-v2", part="try", place={"training.epochs": 3}),
+        selection="paper",
+    )
+    for table in (*score_tables(made), *sweep_tables(made)):
+        assert "The paper's way: the best epoch on the validation rows is the score" in table.caption
+    search = search_table(made)
+    assert search is not None and "which are reported too" in search.caption
+
+
+def test_costs_are_counted_without_the_head(outcome: Make, comparison: Make) -> None:
+    counts = {"trained": 2100, "head": 100, "backbone": 100_000, "transformer": 50_000}
+    made = comparison(
+        outcome("p-tuning-v2", "rte", seconds=10.0, file_bytes=2_000_000, tries=4),
+        outcome("p-tuning-v2", "boolq", seconds=20.0, file_bytes=4_000_000, counts=counts, tries=4),
+    )
+    (table,) = cost_tables(made)
+    assert table.rows == (("p-tuning-v2", "1,000 to 2,000", "100", "1.00% to 2.00%", "15", "500", "3.00", "4"),)
+    assert table.caption.endswith("Machine: A processor, 2 threads.")
+
+
+def test_memory_on_a_gpu_is_the_gpus_and_several_machines_are_named(outcome: Make, comparison: Make) -> None:
+    on_gpu = {"peak_gpu_memory_bytes": 2_000_000_000, "machine": {"gpu": "A card", "threads": 8}}
+    (table,) = cost_tables(comparison(outcome("bitfit"), outcome("lora", **on_gpu)))
+    assert [row[5] for row in table.rows] == ["500", "2,000"]
+    assert "seconds cannot all be compared: A processor, 2 threads; A card, 8 threads." in table.caption
+
+
+def test_sweeps_have_a_row_for_each_point(study: Comparison) -> None:
+    depth, length = sweep_tables(study)
+    assert depth.columns == ("layers", "rte (accuracy)", "boolq (accuracy)")
+    assert depth.rows[:2] == (("last:1", "59.0", "59.0"), ("first:1", "57.0", "57.0"))
+    assert length.columns[:2] == ("prompt_length", "reparameterization") and len(length.rows) == 10
+
+
+def test_searches_show_what_each_try_reached_where_it_was_chosen(outcome: Make, comparison: Make) -> None:
+    tried = [
+        outcome("lora", score=score, part="try", place={"training.learning_rate": rate}, development_score=chosen)
+        for rate, score, chosen in ((1e-3, 0.9, 0.5), (1e-2, 0.1, 0.6))
+    ]
+    table = search_table(comparison(*tried))
+    assert table is not None
+    assert [row[-2:] for row in table.rows] == [
+        ("training.learning_rate 0.001", "50.0"),
+        ("**training.learning_rate 0.01**", "**60.0**"),
+    ]
+
+
+def test_markdown_has_a_line_a_row(outcome: Make, comparison: Make) -> None:
+    (table,) = score_tables(comparison(outcome("bit|fit", base="bitfit")))
+    lines = table.to_markdown().splitlines()
+    assert lines[0] == "## Scores on small (100,000 parameters)"
+    assert lines[-3:] == [
+        "| method | seeds | rte (accuracy) |",
+        "| --- | --- | --- |",
+        "| bit&#124;fit | 1 | **80.0** |",
+    ]
+
+
+def test_csv_has_all_digits_and_no_tries(outcome: Make, comparison: Make) -> None:
+    made = comparison(
+        outcome("lora", score=0.123456, seed=1),
+        outcome("lora", score=0.223456, seed=2),
+        outcome("bitfit", score=None),
+        outcome("p-tuning-v2", part="depth", place={"layers": "last:2"}),
+        outcome("lora", part="try", place={"training.epochs": 3}),
+    )
+    rows = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert [row["part"] for row in rows] == ["main", "main", "depth"]
+    assert float(rows[0]["score"]) == (0.123456 + 0.223456) / 2 and rows[0]["seeds"] == "2"
+    assert float(rows[0]["trained_parameters"]) == 1100 and float(rows[0]["trained_share"]) == 0.01
+    assert (rows[1]["failed"], rows[1]["score"]) == ("1", "")
+    assert rows[2]["place"] == "layers=last:2"
