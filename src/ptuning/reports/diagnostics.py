@@ -46,7 +46,7 @@ def draw_attention(attention: Sequence[Sequence[float]], *, title: str) -> Figur
         axes.set_xticks(_ticks(num_heads))
         axes.set_yticks(_ticks(num_layers))
         axes.set_title(title)
-        bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=14)
+        bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=max(14.0, 1.8 * num_layers))
         bar.outline.set_visible(False)
         bar.set_label("attention on virtual tokens")
     return figure
@@ -80,13 +80,14 @@ def draw_norms(
 
         figure, panels = new_figure(width=TWO_COLUMNS, height=2.3, columns=2)
         colours = shades(len(layers))
+        are_many = len(layers) > _MOST_NAMED
+        marker = None if len(steps) > 1 and (are_many or len(steps) > 40) else "o"
         for axes, name, norms, real in zip(
             panels, ("keys", "values"), (keys, values), (real_keys, real_values), strict=True
         ):
             for place, (layer, colour) in enumerate(zip(layers, colours, strict=True)):
                 at_layer = [one[place] for one in norms]
-                marker = "o" if len(steps) <= 40 else None
-                axes.axhline(real[place], color=colour, linestyle="--", linewidth=0.7)
+                axes.axhline(real[place], color=colour, linestyle="--", linewidth=0.7, alpha=0.45 if are_many else 1.0)
                 axes.plot(steps, at_layer, color=colour, marker=marker, markersize=2.2, label=f"layer {layer}")
             if saved_at is not None:
                 axes.axvline(saved_at, color=MUTED, linestyle=":", linewidth=0.8)
