@@ -47,6 +47,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "import ptuning.multitask",
         "from ptuning import load_config, RunConfig",
         "from ptuning import load_multitask_config, MultitaskConfig, MultitaskResult",
+        "from ptuning import load_compare_config, CompareConfig",
+        "from ptuning import compare_methods, report_comparison",
     ],
 )
 def test_importing_the_package_imports_neither_torch_nor_transformers(statement: str) -> None:

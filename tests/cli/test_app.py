@@ -14,7 +14,9 @@ from ptuning.cli import app as app_module
 from ptuning.cli.app import app
 from ptuning.version import __version__
 
-COMMANDS = ("demo", "train", "multitask", "evaluate", "predict", "info", "tasks", "backbones")
+COMMANDS = (
+    *("demo", "train", "multitask", "compare", "evaluate", "predict", "info", "diagnose", "tasks", "backbones"),
+)
 GROUP: Any = typer.main.get_command(app)
 
 

@@ -52,6 +52,11 @@ def test_results_go_to_stdout_and_progress_to_stderr(ptuning: Ptuning, short: li
     assert "training: epoch 1, loss " in result.err and "(best so far)" in result.err
 
 
+def test_metrics_on_development_rows_are_called_so(ptuning: Ptuning, short: list[str], tmp_path: Path) -> None:
+    result = ptuning("train", *short, "--output", tmp_path / "run", "--set", "data.selection=development", "--quiet")
+    assert result.out.startswith(f"{tmp_path / 'run'}: development accuracy ")
+
+
 def test_quiet_says_nothing_on_stderr(ptuning: Ptuning, short: list[str], tmp_path: Path) -> None:
     result = ptuning("train", *short, "--output", tmp_path / "run", "--quiet")
     assert (result.status, result.err) == (0, "")

@@ -33,7 +33,7 @@ def test_a_prompt_remembers_what_it_is_for() -> None:
 
 def test_how_rows_were_held_out_is_remembered_where_they_were() -> None:
     saved = _saved(replace(DATA, held_out=HeldOut(5, 0.25)))
-    assert saved.pop("held_out") == {"seed": 5, "development_fraction": 0.25}
+    assert saved.pop("held_out") == {"seed": 5, "development_fraction": 0.25, "selection": "validation"}
     assert saved == _saved(DATA)
 
 

@@ -21,7 +21,7 @@ EXAMPLES = """Examples:
 
     ptuning compare config.yaml --data sst2=data/sst2 --workers 2 --output runs/study
 
-    ptuning compare config.yaml --set seeds=[11] --set run={training.epochs: 2}
+    ptuning compare config.yaml --set seeds=[11] --set run.training.epochs=2
 
     ptuning compare config.yaml --tables-only
 """

@@ -66,7 +66,8 @@ def command(
     share = shown_share(counts["prompts"], counts["backbone"])
     ratio = shown_share(counts["prompts"], counts["transformer"])
     epoch = f" (epoch {result.best_epoch})" if result.best_epoch else ""
-    typer.echo(f"{result.directory}: validation {shown_metrics(result.metrics)}{epoch}")
+    rows = settings.data.selection  # that the metrics are on
+    typer.echo(f"{result.directory}: {rows} {shown_metrics(result.metrics)}{epoch}")
     typer.echo(
         f"{counts['prompts']:,} {what} ({share} of the backbone, {ratio} of its transformer) and "
         f"{counts['head']:,} of the head, {size / 1e6:.2f} MB in {result.directory / 'prompt'}; "

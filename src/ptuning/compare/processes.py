@@ -77,7 +77,8 @@ def run_cells(
         done_before: cells that are not among these and were finished before, for counting.
         ended: called after each cell, with why it failed, if it did; returns what it came to, in words.
     """
-    waiting, running = list(cells), {}  # place -> what runs there
+    waiting = list(cells)
+    running: dict[int, _Running] = {}  # by place
     said: queue.SimpleQueue[tuple[str, Mapping[str, Any]]] = queue.SimpleQueue()
     clock = _Clock()
     number, environments = done_before, places(workers)

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ptuning.compare.cells import Cell, best_tries, main_cells, tries
+from ptuning.compare.cells import Cell, Group, best_tries, main_cells, tries
 from ptuning.compare.processes import Watcher, failure_in, run_cells
 from ptuning.compare.reporting import Silent
 from ptuning.compare.settings import CompareConfig
@@ -176,7 +177,7 @@ class _State:
 
 def _num_main_cells(config: CompareConfig) -> int:
     """How many cells there will be besides the tries, where each search finds something."""
-    any_choice = {
+    any_choice: dict[Group, dict[str, Any]] = {
         (method, task, backbone): {}
         for method in config.search
         for task in config.tasks

@@ -27,6 +27,10 @@ _DIMENSIONS = {"methods": "method", "tasks": "task", "backbones": "backbone"}
 _MORE_KEYS = {"methods": ("method", "seeds"), "tasks": ("task", "split"), "backbones": ("backbone", "revision")}
 
 
+def _both_ways() -> dict[Reparameterization, dict[str, Any]]:
+    return {"none": {}, "mlp": {}}
+
+
 class DepthSweep(Settings):
     """Prompts at some of the layers alone: the paper's Figure 3."""
 
@@ -45,7 +49,7 @@ class LengthSweep(Settings):
 
     lengths: list[Int] = Field(default_factory=list, description="numbers of virtual tokens, such as 1 to 128")
     reparameterizations: dict[Reparameterization, dict[str, Any]] = Field(
-        default_factory=lambda: {"none": {}, "mlp": {}},
+        default_factory=_both_ways,
         description="none, mlp or both, each with dotted settings of its own, such as {none: {}, mlp: {}}",
     )
     methods: list[str] = Field(default_factory=lambda: ["p-tuning-v2"], description="labels of `methods`")
@@ -172,7 +176,7 @@ class CompareConfig(Settings):
                     "out."
                 )
             for label in sweep.methods:
-                name = self.methods.get(label, {}).get("method")
+                name = str(self.methods.get(label, {}).get("method"))
                 if name in METHODS and not METHODS[name].has_deep_prompts and place == "depth":
                     problems.append(
                         f"depth.methods has {label}, which has no prompts at layers. Name one with deep prompts."
@@ -281,7 +285,8 @@ def load_compare_config(
 
 def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Groups of settings as dotted keys: {"training": {"epochs": 3}} becomes {"training.epochs": 3}."""
-    groups, found = group_names(RunConfig), {}
+    groups = group_names(RunConfig)
+    found: dict[str, Any] = {}
     for key, value in settings.items():
         if key in groups and isinstance(value, Mapping):
             found |= {f"{key}.{name}": inner for name, inner in value.items()}

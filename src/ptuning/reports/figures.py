@@ -237,7 +237,7 @@ def _curve(panel: Axes, curves: Sequence[Sequence[Evaluation]], label: str, styl
     if any(len(own) > 1 for own in scores.values()):
         low, high = [min(scores[epoch]) for epoch in epochs], [max(scores[epoch]) for epoch in epochs]
         panel.fill_between(epochs, low, high, color=style["color"], alpha=0.12, linewidth=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
 
 
 def _points_by_backbone(

@@ -147,7 +147,11 @@ def search_table(comparison: Comparison) -> Table | None:
         turn = 0
         for one in own:
             settings = ", ".join(f"{key} {value}" for key, value in one.place.items())
-            cells = (*group, settings, "failed" if one.result is None else shown(one.result.development_score))
+            cells: tuple[str, ...] = (
+                *group,
+                settings,
+                "failed" if one.result is None else shown(one.result.development_score),
+            )
             if one.result is not None:
                 cells = tuple(f"**{cell}**" for cell in cells) if turn == best else cells
                 turn += 1
