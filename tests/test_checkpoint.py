@@ -148,8 +148,8 @@ def test_the_config_says_what_the_prompt_is(prompt: Path) -> None:
 
 def test_saving_replaces_the_prompt_that_is_there(prompt: Path) -> None:
     (prompt / "README.md").unlink()
-    save_prompt(prompt, _saved(method="other"))
-    assert read_prompt(prompt).method == "other"
+    save_prompt(prompt, _saved(method="prefix-tuning"))
+    assert read_prompt(prompt).method == "prefix-tuning"
     assert [entry.name for entry in prompt.parent.iterdir()] == ["prompt"]
 
 
@@ -158,11 +158,11 @@ def test_saving_deletes_nothing_of_others(prompt: Path, tmp_path: Path) -> None:
         (prompt / f"{name}.txt").write_text("mine")
     before = _content(prompt)
     with pytest.raises(CheckpointError) as caught:
-        save_prompt(prompt, _saved(method="other"))
+        save_prompt(prompt, _saved(method="prefix-tuning"))
     assert str(caught.value) == (
         f"{prompt} holds a.txt, b.txt, c.txt, d.txt, e.txt and 2 more, and a prompt would replace the whole directory, "
-        "expected nothing there but config.json, prompts.safetensors, README.md. Move them away, or give another "
-        f"directory, such as {prompt / 'prompt'}."
+        "expected nothing there but config.json, prompts.safetensors, README.md, model.safetensors. Move them away, or "
+        f"give another directory, such as {prompt / 'prompt'}."
     )
     assert _content(prompt) == before
     (tmp_path / "thesis").mkdir()
@@ -194,8 +194,8 @@ def test_saving_into_the_current_directory_is_refused(
 
 def test_a_link_to_a_directory_stays_a_link(prompt: Path, tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to(prompt)
-    save_prompt(tmp_path / "latest", _saved(method="other"))
-    assert (tmp_path / "latest").is_symlink() and read_prompt(prompt).method == "other"
+    save_prompt(tmp_path / "latest", _saved(method="prefix-tuning"))
+    assert (tmp_path / "latest").is_symlink() and read_prompt(prompt).method == "prefix-tuning"
 
 
 def test_what_cannot_be_written_is_one_error(prompt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_what_cannot_be_written_is_one_error(prompt: Path, tmp_path: Path, monke
 
     monkeypatch.setattr("os.rename", refuse)
     with pytest.raises(CheckpointError, match="cannot be written to .*prompt: Device or resource busy. Check its righ"):
-        save_prompt(prompt, _saved(method="other"))
+        save_prompt(prompt, _saved(method="prefix-tuning"))
     assert read_prompt(prompt).method == "p-tuning-v2"
 
 
@@ -222,7 +222,7 @@ def test_a_prompt_whose_replacement_was_killed_is_found(prompt: Path) -> None:
 def test_a_prompt_that_is_replaced_while_it_is_read_is_read_again(
     prompt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = save_prompt(prompt.parent / "other", _saved(prompts=_saved().prompts + 1, method="other"))
+    other = save_prompt(prompt.parent / "other", _saved(prompts=_saved().prompts + 1, method="prefix-tuning"))
     read_bytes, times = Path.read_bytes, 0
 
     def meddled(path: Path) -> bytes:
@@ -235,7 +235,7 @@ def test_a_prompt_that_is_replaced_while_it_is_read_is_read_again(
 
     monkeypatch.setattr(Path, "read_bytes", meddled)
     read = read_prompt(prompt)
-    assert read.method == "other" and torch.equal(read.prompts, _saved().prompts + 1) and times == 2
+    assert read.method == "prefix-tuning" and torch.equal(read.prompts, _saved().prompts + 1) and times == 2
 
 
 def test_a_prompt_that_is_away_for_a_moment_is_waited_for(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -620,6 +620,6 @@ def test_a_write_that_fails_leaves_the_prompt_that_was_there(prompt: Path, monke
 
     monkeypatch.setattr("ptuning.checkpoint.model_card", fail)
     with pytest.raises(CheckpointError, match="cannot be written to .*prompt: disk full. Check its rights and the spa"):
-        save_prompt(prompt, _saved(method="other"))
+        save_prompt(prompt, _saved(method="prefix-tuning"))
     assert read_prompt(prompt).method == "p-tuning-v2"
     assert [entry.name for entry in prompt.parent.iterdir()] == ["prompt"]

@@ -25,7 +25,7 @@ def test_defaults_need_only_a_task() -> None:
     config = load_config(overrides={"task": "regression"})
     assert config == RunConfig(task="regression")
     assert (config.backbone, config.method, config.prompts.prompt_length) == ("minilm", "p-tuning-v2", 20)
-    assert (config.training.learning_rate, config.training.seed) == (1e-2, 11)
+    assert (config.training.learning_rate, config.training.seed) == (None, 11)  # the rate is the method's
 
 
 def test_defaults_lie_below_the_recipe_it_below_the_file_and_it_below_overrides(tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_unknown_settings_name_the_nearest_known_one(tmp_path: Path, text: str, 
 
 def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
     assert _problems(tmp_path, "head: {zzz: 1}") == [
-        "`head.zzz` is not a setting. Known ones in head: kind, pooling, missing_pooler, init, dropout."
+        "`head.zzz` is not a setting. Known ones in head: kind, words, pooling, missing_pooler, init, dropout."
     ]
     assert _problems(tmp_path, "zzz: 1") == [
-        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, training, "
-        "output."
+        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, lora, "
+        "training, output."
     ]
     assert _problems(tmp_path, "", {"head.": 1}) == [
-        "`head.` is not a setting. Known ones in head: kind, pooling, missing_pooler, init, dropout."
+        "`head.` is not a setting. Known ones in head: kind, words, pooling, missing_pooler, init, dropout."
     ]
 
 
@@ -226,15 +226,15 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         ("training: {max_steps: 0}", "`training.max_steps` is 0, expected at least 1. Correct it, or leave it out."),
         (
             "training: {learning_rate: 0}",
-            "`training.learning_rate` is 0, expected above 0. Correct it, or leave it out for 0.01.",
+            "`training.learning_rate` is 0, expected above 0. Correct it, or leave it out.",
         ),
         (
             "training: {learning_rate: 1e999}",
-            "`training.learning_rate` is inf, expected a finite number. Correct it, or leave it out for 0.01.",
+            "`training.learning_rate` is inf, expected a finite number. Correct it, or leave it out.",
         ),
         (
             "training: {learning_rate: x}",
-            "`training.learning_rate` is 'x', expected a number. Correct it, or leave it out for 0.01.",
+            "`training.learning_rate` is 'x', expected a number. Correct it, or leave it out.",
         ),
         ("training: {warmup: 1}", "`training.warmup` is 1, expected below 1. Correct it, or leave it out for 0.06."),
         (
@@ -257,7 +257,7 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         ("data: {columns: [text]}", "`data.columns` is ['text'], expected a group, name: value. Correct it."),
         ("output: 7", "`output` is 7, expected text. Put it in quotes."),
         ("1: x", "`1` is no name, expected text. Remove it, or put it in quotes."),
-        ("method: lora", "`method` is 'lora', expected 'p-tuning-v2'. Correct it, or leave it out for p-tuning-v2."),
+        ("head: {kind: mlp}", "`head.kind` is 'mlp', expected 'linear' or 'verbalizer'. Correct it, or leave it out."),
     ],
 )
 def test_values_out_of_range_say_what_was_given_and_expected(tmp_path: Path, text: str, line: str) -> None:
@@ -306,8 +306,8 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         ("init: text", "prompts.init is `text`, but prompts.init_text is missing. Give the text to start from."),
         (
             "init_text: hello",
-            "prompts.init_text is 'hello', but prompts.init is `normal`, which does not read it. Set `init: text`, or "
-            "leave init_text out.",
+            "prompts.init_text is 'hello', but prompts.init is left out, which does not read it. Set `init: text`, "
+            "or leave init_text out.",
         ),
         (
             "init: tokens, reparameterization: mlp",
@@ -370,7 +370,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 def test_a_setting_is_no_group() -> None:
     with pytest.raises(
         ConfigError,
-        match="`task.x` cannot be set: `task` is 'regression', expected one of the groups data, prompts, head, "
+        match="`task.x` cannot be set: `task` is 'regression', expected one of the groups data, prompts, head, lora, "
         "training. Name a setting of those, such as training.epochs",
     ):
         load_config(overrides={"task": "regression", "task.x": 1})

@@ -92,9 +92,11 @@ def test_regression_is_scikit_learns_own(backbone: Backbone, prepare: Callable[[
 
 def test_classes_that_no_training_row_has_are_never_predicted() -> None:
     inputs = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).numpy()
-    scores = module._log_probabilities(inputs, [0, 2] * 10, inputs, 4)
-    assert torch.isinf(scores[:, [1, 3]]).all()
-    assert torch.allclose(scores[:, [0, 2]].exp().sum(1), torch.ones(20))
+    weight, bias = module._fit_classes(inputs, [0, 2] * 10, 4)
+    probabilities = (torch.as_tensor(inputs) @ weight.T + bias).softmax(-1)
+    assert not probabilities[:, [1, 3]].any()
+    fitted = LogisticRegression(max_iter=1000).fit(inputs, [0, 2] * 10).predict_proba(inputs)
+    torch.testing.assert_close(probabilities[:, [0, 2]], torch.as_tensor(fitted).float(), atol=1e-4, rtol=1e-4)
 
 
 def _spans(count: int) -> tuple[list[torch.Tensor], list[Example]]:
@@ -116,7 +118,8 @@ def _spans(count: int) -> tuple[list[torch.Tensor], list[Example]]:
 def test_the_span_probe_solves_what_is_separable() -> None:
     features, examples = _spans(60)
     kind = QuestionAnswering(allow_no_answer=False)
-    logits = module._fit_by_loss(kind, features[:40], examples[:40], features[40:])
+    weight, bias = module.fit_linear(kind, features[:40], examples[:40])
+    logits = [states @ weight.T + bias for states in features[40:]]
     found = [tuple(span.argmax(0).tolist()) for span in logits]
     assert found == [example.label for example in examples[40:]]
 
@@ -124,11 +127,8 @@ def test_the_span_probe_solves_what_is_separable() -> None:
 def test_the_span_probe_has_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     features, examples = _spans(30)
     kind = QuestionAnswering(allow_no_answer=False)
-    # The identity as wanted features gives the weights, zeros the bias.
-    given = [torch.eye(6), torch.zeros(1, 6)]
-    of_identity, bias = module._fit_by_loss(kind, features, examples, given)
-    weight = (of_identity - bias).requires_grad_(True)
-    bias = bias[0].clone().requires_grad_(True)
+    transposed, bias = module.fit_linear(kind, features, examples)
+    weight, bias = transposed.T.clone().requires_grad_(True), bias.clone().requires_grad_(True)
     total = weight.square().sum() / 2
     for states, example in zip(features, examples, strict=True):
         logits = states @ weight + bias
@@ -150,7 +150,8 @@ def test_the_choice_probe_solves_what_is_separable() -> None:
         features.append(states)
         sequences = tuple([5, 6] for _ in range(num_choices))
         examples.append(Example(sequences, None, index % num_choices, index))
-    logits = module._fit_by_loss(MultipleChoice(), features[:30], examples[:30], features[30:])
+    weight, bias = module.fit_linear(MultipleChoice(), features[:30], examples[:30])
+    logits = [(states @ weight.T + bias).squeeze(-1) for states in features[30:]]
     assert [int(scores.argmax()) for scores in logits] == [example.label for example in examples[30:]]
 
 

@@ -181,8 +181,8 @@ def test_an_init_that_is_neither_word_nor_path_is_refused(assemble: Callable[...
     with pytest.raises(ConfigError) as caught:
         assemble(**{"prompts.init": "token"})
     assert str(caught.value) == (
-        "prompts.init is 'token', expected normal, tokens, text, or the path of a saved prompt, and there is no such "
-        "path. Correct it."
+        "prompts.init is 'token', expected normal, tokens, text, statistics, or the path of a saved prompt, and there "
+        "is no such path. Correct it."
     )
 
 

@@ -161,8 +161,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 _OF_INPUT_PROMPTS = ("vocabulary", "labels")
 _OF_DEEP_PROMPTS = ("statistics",)
-STARTS = ("normal", "tokens", "text", *_OF_DEEP_PROMPTS, *_OF_INPUT_PROMPTS)
-"""What `prompts.init` may be besides a path."""
+DEEP_STARTS = ("normal", "tokens", "text", *_OF_DEEP_PROMPTS)
+"""What `prompts.init` of keys and values may be besides a path."""
+STARTS = (*DEEP_STARTS, *_OF_INPUT_PROMPTS)
+"""What `prompts.init` may be at all besides a path."""
 
 
 def with_method_defaults(config: RunConfig) -> RunConfig:

@@ -98,7 +98,8 @@ class PromptsConfig(Settings):
             raise ValueError("prompts.init is `text`, but prompts.init_text is missing. Give the text to start from.")
         if self.init != "text" and self.init_text is not None:
             raise ValueError(
-                f"prompts.init_text is {self.init_text!r}, but prompts.init is `{self.init}`, which does not read it. "
+                f"prompts.init_text is {self.init_text!r}, but prompts.init is "
+                f"{'left out' if self.init is None else f'`{self.init}`'}, which does not read it. "
                 "Set `init: text`, or leave init_text out."
             )
         if self.reparameterization == "mlp" and self.init not in (None, "normal"):

@@ -16,7 +16,7 @@ from ptuning.backbones.packing import can_pack, require_packing
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import load_tensors_into, read_prompt
 from ptuning.config import METHODS, PromptsConfig, RunConfig
-from ptuning.config.methods import STARTS
+from ptuning.config.methods import DEEP_STARTS
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
 from ptuning.heads import VerbalizerHead, draw_pooler, make_head
@@ -250,7 +250,7 @@ def _initial_prompts(
         return _captured(backbone, encoded, layers, tokens)
     if not Path(prompts.init).exists():
         raise ConfigError(
-            f"prompts.init is {prompts.init!r}, expected {', '.join(STARTS)}, or the path of a saved prompt, "
+            f"prompts.init is {prompts.init!r}, expected {', '.join(DEEP_STARTS)}, or the path of a saved prompt, "
             "and there is no such path. Correct it."
         )
     saved = read_prompt(prompts.init)
