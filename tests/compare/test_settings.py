@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ptuning.compare.cells import main_cells
 from ptuning.compare.settings import CompareConfig, load_compare_config
 from ptuning.errors import ConfigError
 
@@ -157,3 +158,12 @@ def test_settings_made_in_python_are_checked_too() -> None:
         CompareConfig.model_validate(
             {"methods": ["bitfit"], "tasks": ["helpdesk/tickets"], "run": {"training.epoch": 3}}
         )
+
+
+def test_the_shipped_comparison_is_one() -> None:
+    config = load_compare_config(Path(__file__).resolve().parents[2] / "examples" / "compare_small.yaml")
+    cells = main_cells(config, {})
+    assert {cell.part for cell in cells} == {"main", "depth", "length"}
+    assert {cell.backbone for cell in cells} == {"minilm"}  # nothing is fetched
+    assert all(cell.config.task.startswith("helpdesk/") and cell.config.data.path is None for cell in cells)
+    assert all(cell.config.data.selection == "development" for cell in cells)

@@ -75,6 +75,13 @@ def test_a_method_whose_tries_all_failed_is_shown_as_failed(outcome: Make, compa
     assert table.rows[1] == ("lora", "-", "failed")
 
 
+def test_how_many_settings_were_tried_stands_beside_the_scores(outcome: Make, comparison: Make) -> None:
+    (table,) = score_tables(comparison(outcome("lora", tries=6), outcome("bitfit")))
+    assert table.columns[:3] == ("method", "seeds", "tried")
+    assert [row[:3] for row in table.rows] == [("lora", "1", "6"), ("bitfit", "1", "1")]
+    assert table.caption.endswith("Tried: settings of which the best was taken, by the rows to choose by.")
+
+
 def test_the_papers_way_is_labelled(outcome: Make, comparison: Make) -> None:
     made = comparison(
         outcome("p-tuning-v2"),

@@ -58,8 +58,11 @@ def score_tables(comparison: Comparison) -> list[Table]:
             default=None,
         )
         rows = []
+        is_searched = any(one.num_tries > 1 for one in known)
         for method in methods:
+            own = [one for one in known if (one.backbone, one.method) == (backbone, method)]
             cells = [method, _seeds([at[method, task] for task in tasks if (method, task) in at])]
+            cells += [_range([one.num_tries for one in own], "{:.0f}".format)] if is_searched else []
             for task in tasks:
                 one = at.get((method, task))
                 if one is None:
@@ -75,7 +78,12 @@ def score_tables(comparison: Comparison) -> list[Table]:
         metrics = {
             task: next((one.metric for one in at.values() if one.task == task and one.metric), "") for task in tasks
         }
-        columns = ["method", "seeds", *(f"{task} ({metrics[task]})" if metrics[task] else task for task in tasks)]
+        columns = [
+            "method",
+            "seeds",
+            *(["tried"] if is_searched else []),
+            *(f"{task} ({metrics[task]})" if metrics[task] else task for task in tasks),
+        ]
         columns += ["average"] if len(tasks) > 1 else []
         tables.append(
             Table(f"Scores on {backbone}{_size(at.values())}", _score_caption(comparison), tuple(columns), tuple(rows))
@@ -246,6 +254,8 @@ def _score_caption(comparison: Comparison, *, has_best: bool = True) -> str:
     spread = "mean ± standard deviation over seeds" if several else "one seed"
     missing = f" {comparison.missing} cells have not run yet." if comparison.missing else ""
     best = " Bold: the best of the methods that leave the backbone frozen." if has_best else ""
+    if has_best and any(one.num_tries > 1 for one in comparison.outcomes):
+        best += " Tried: settings of which the best was taken, by the rows to choose by."
     return f"Percent, {spread}. {CAPTIONS[comparison.selection]}.{best}{missing}"
 
 
