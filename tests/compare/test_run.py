@@ -21,7 +21,7 @@ from ptuning.evaluation import evaluate
 from ptuning.reports.outcomes import Comparison, Result, read_results
 
 Make = Callable[..., CompareConfig]
-COSTS = ("seconds", "peak_memory_bytes", "machine")  # what may differ from one run of a cell to another
+COSTS = ("seconds", "cpu_seconds", "peak_memory_bytes", "machine")  # what may differ from one run of a cell to another
 TWO = {"p-tuning-v2": {}, "short": {"method": "p-tuning-v2", "prompts.prompt_length": 1}}
 
 
@@ -55,6 +55,7 @@ def test_a_cell_is_a_run_with_its_held_out_part_scored(
     assert result.trained_share == result.counts["prompts"] / result.counts["backbone"]
     assert result.file_bytes == (run / "prompt" / "prompts.safetensors").stat().st_size
     assert result.peak_memory_bytes and result.seconds > 0 and result.versions["torch"]
+    assert result.cpu_seconds and result.cpu_seconds > 0
     assert str(tmp_path) not in (tmp_path / "results.json").read_text()
     assert (tmp_path / "table.md").is_file() and (tmp_path / "table.csv").is_file()
 

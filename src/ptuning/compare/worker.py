@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -80,8 +81,9 @@ def run_cell(directory: Path, tell: Callable[[dict[str, Any]], None] = lambda me
     asked = json.loads((directory / CELL_NAME).read_text(encoding="utf-8"))
     run = directory / RUN_NAME
     config = RunConfig.model_validate(asked["config"]).model_copy(update={"output": str(run)})
+    before = time.process_time()
     trained = _train(config, run, tell)
-    peak = peak_memory_bytes()
+    cpu_seconds, peak = time.process_time() - before, peak_memory_bytes()
     device = find_device(config.training.device)
     on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     resolved = load_config(run / CONFIG_NAME)
@@ -101,6 +103,7 @@ def run_cell(directory: Path, tell: Callable[[dict[str, Any]], None] = lambda me
         curve=_curve(run, trained.metric),
         counts=trained.counts,
         seconds=round(trained.seconds, 3),
+        cpu_seconds=round(cpu_seconds, 3),
         peak_memory_bytes=peak,
         peak_gpu_memory_bytes=on_gpu,
         file_bytes=sum(file.stat().st_size for file in files),

@@ -54,6 +54,8 @@ class Result(_Plain):
         curve: one point an evaluation.
         counts: parameters: `trained`, `head`, `backbone`, `transformer`, and what else the method counts.
         seconds: of training with its evaluations.
+        cpu_seconds: of the process while it trained, over all its threads, loading among it; where the cell went on
+            after a stop, since then. On a busy machine they say more than `seconds`.
         peak_memory_bytes: of the process, loading and training, on the CPU; None where the system does not say.
         peak_gpu_memory_bytes: the same on the GPU; None without one.
         file_bytes: of what is saved.
@@ -73,6 +75,7 @@ class Result(_Plain):
     curve: list[Evaluation] = Field(default_factory=list)
     counts: dict[str, int]
     seconds: float
+    cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     peak_gpu_memory_bytes: int | None = None
     file_bytes: int

@@ -209,6 +209,7 @@ def to_csv(comparison: Comparison) -> str:
         "head_parameters": lambda one: fmean(result.counts["head"] for result in one.results),
         "trained_share": lambda one: fmean(result.trained_share for result in one.results),
         "seconds": lambda one: fmean(result.seconds for result in one.results),
+        "cpu_seconds": lambda one: _mean([result.cpu_seconds for result in one.results]),
         "peak_memory_bytes": lambda one: _mean([result.peak_memory_bytes for result in one.results]),
         "peak_gpu_memory_bytes": lambda one: _mean([result.peak_gpu_memory_bytes for result in one.results]),
         "file_bytes": lambda one: fmean(result.file_bytes for result in one.results),
@@ -279,7 +280,7 @@ def _peak(result: Result) -> int | None:
     return result.peak_memory_bytes if result.peak_gpu_memory_bytes is None else result.peak_gpu_memory_bytes
 
 
-def _mean(values: Sequence[int | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
