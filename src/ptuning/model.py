@@ -24,6 +24,7 @@ from ptuning.backbones.families import has_absolute_positions
 from ptuning.backbones.first_token import FirstTokenOnly, can_end_at_first_token
 from ptuning.backbones.late_start import LateStart
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.packed_weights import PackedWeights, can_pack_weights
 from ptuning.backbones.packing import PackedBatch, pack_batch, require_packing
 from ptuning.backbones.recomputation import is_recomputing, stop_recomputing
 from ptuning.errors import PromptError
@@ -109,6 +110,8 @@ class PromptedModel(nn.Module):
         if is_first and _reads_first_token_alone(self.attached.trunk, backbone, self.heads):
             self._first_token = FirstTokenOnly(self.attached.trunk, backbone.family)
         self._compiled = CompiledLayers(self.attached.trunk, backbone.family) if compiled else None
+        is_packed = not compiled and can_pack_weights(self.attached.trunk)
+        self._packed_weights = PackedWeights(self.attached.trunk) if is_packed else None
         self._cheap_dropout = CheapDropout(backbone.model)
         self._backbone_dropout = backbone_dropout
         if isinstance(backbone_dropout, float | int):
@@ -270,6 +273,8 @@ class PromptedModel(nn.Module):
             self._compiled.remove()
         if self._first_token is not None:
             self._first_token.remove()
+        if self._packed_weights is not None:
+            self._packed_weights.remove()
         if self.adaptation is not None:
             self.adaptation.remove()
         self._cheap_dropout.remove()
