@@ -66,9 +66,9 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "schedule": {
         name: {**_BASE, "training.schedule": name} for name in ("linear", "constant", "exponential_per_epoch")
     },
+    "backbone dropout": {"checkpoint": {}, "off": {"training.backbone_dropout": "off"}},
     "dropout": {
         "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
-        "backbone off": {**_BASE, "training.backbone_dropout": "off"},
         "head 0": {**_BASE, "head.dropout": 0.0},
     },
     "batch": {f"batch {size}": {**_BASE, "training.batch_size": size} for size in (8, 16, 32)},

@@ -146,6 +146,7 @@ def _options(arguments: argparse.Namespace, model: str, directory: Path, prompt_
         full_steps=steps,
         equal_steps=steps,
         repeats=1,
+        stretches=5,
         blocks=5,
         epochs=1,
         usual_epochs=1.0,

@@ -169,10 +169,11 @@ def _part(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module(f"speed_parts.{name}")
 
 
-def test_turns_of_a_rare_side_are_spread_over_those_of_a_frequent_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    order = _part("workers", monkeypatch).spread({"often": 6, "rarely": 2})
-    assert [order.index("rarely"), order[::-1].index("rarely")] == [2, 1]
-    assert order.count("often") == 6 and order.count("rarely") == 2
+def test_turns_of_all_sides_alternate_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = _part("workers", monkeypatch).stretched({"often": 6, "rarely": 2}, 2)
+    assert order == [("often", 3), ("rarely", 1), ("often", 3), ("rarely", 1)]
+    order = _part("workers", monkeypatch).stretched({"often": 7, "rarely": 1}, 3)
+    assert [name for name, _ in order].count("rarely") == 1 and sum(turns for _, turns in order) == 8
 
 
 def test_an_epoch_is_extrapolated_by_positions_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:

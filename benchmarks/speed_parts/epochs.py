@@ -5,7 +5,8 @@ here, and in the other one. Theirs is the Trainer with random batches of 32. All
 A step's time is all that passes from one optimizer step to the next: reading, padding, forward, backward, clipping.
 
 An epoch's steps are cut into blocks. Of each block the time a position is taken; their median times the positions of a
-whole epoch is the epoch's time. Where not all steps were measured, it is extrapolated, and marked so.
+whole epoch is the epoch's time. Where not all steps were measured, it is extrapolated, and marked so. The first step after a side
+has stood still is left out.
 """
 
 from __future__ import annotations
@@ -64,12 +65,10 @@ def time_epochs(options: Options, real_set: RealSet, sides: Mapping[str, EpochOf
     """
     workers = start_all({name: side.job for name, side in sides.items()}, options.directory)
     try:
-        take_turns(workers, {name: side.warm_up - 1 for name, side in sides.items()})
-        take_turns(workers, {name: len(side.measured) for name, side in sides.items()})
-        return {
-            name: _result(real_set, side, workers[name].seconds[side.warm_up :], options.blocks, workers[name])
-            for name, side in sides.items()
-        }
+        take_turns(workers, {name: side.warm_up - 1 for name, side in sides.items()}, stretches=1)
+        counts = {name: len(side.measured) for name, side in sides.items()}
+        first = take_turns(workers, counts, stretches=options.stretches)
+        return {name: _result(real_set, side, first[name], options.blocks, workers[name]) for name, side in sides.items()}
     finally:
         stop_all(workers)
 
@@ -116,16 +115,26 @@ def usual_side(options: Options, real_set: RealSet, method: str, steps: int, *, 
     return EpochOfSide(job, precision, [real_set.positions(batch) for batch in rest], epoch)
 
 
-def _result(
-    real_set: RealSet, side: EpochOfSide, seconds: Sequence[float], blocks: int, worker: Worker
-) -> dict[str, Any]:
-    of_blocks = epoch_seconds_of_blocks(seconds, side.measured, sum(side.epoch), blocks)
+def _result(real_set: RealSet, side: EpochOfSide, first: set[int], blocks: int, worker: Worker) -> dict[str, Any]:
+    """What is known of a side.
+
+    Args:
+        real_set: of the epoch.
+        side: that was timed.
+        first: steps, of the measured ones, before which it stood still.
+        blocks: of which the median counts.
+        worker: that timed it.
+    """
+    whole = worker.seconds[side.warm_up :]
+    kept = [step for step in range(len(whole)) if step not in first or len(first) == len(whole)]
+    seconds, positions = [whole[step] for step in kept], [side.measured[step] for step in kept]
+    of_blocks = epoch_seconds_of_blocks(seconds, positions, sum(side.epoch), blocks)
     epoch_seconds = statistics.median(of_blocks)
     return {
         "precision": side.precision,
-        "steps_measured": len(side.measured),
+        "steps_measured": len(kept),
         "steps_of_epoch": len(side.epoch),
-        "is_extrapolated": len(side.measured) < len(side.epoch),
+        "is_extrapolated": len(kept) < len(side.epoch),
         "step_ms": round(1000 * statistics.median(seconds), 2),
         "epoch_seconds": round(epoch_seconds, 3),
         "epoch_seconds_of_blocks": [round(value, 3) for value in of_blocks],

@@ -29,7 +29,7 @@ def compare_inference(options: Options, real_set: RealSet) -> dict[str, Any]:
     }
     workers = start_all(jobs, options.directory)
     try:
-        take_turns(workers, dict.fromkeys(workers, options.repeats))
+        take_turns(workers, dict.fromkeys(workers, options.repeats), stretches=options.repeats)
         results = {}
         for name, worker in workers.items():
             seconds = statistics.median(worker.seconds[1:])

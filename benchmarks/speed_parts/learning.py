@@ -1,7 +1,7 @@
 """Runs that are trained to a score: the time that each side needs, and what the upper layers alone come to.
 
 Ours with prompts at all layers, ours with `layers: last:2` on a trunk that is computed once, and PEFT's usual script
-learn the same set in turns. Time is that of optimizer steps; evaluations are left out, and so is the first step, with
+learn the same set in turns of twenty steps. Time is that of optimizer steps; evaluations are left out, and so is the first step, with
 which a process starts: a median step stands for it. Our sides are scored after each epoch, PEFT after each quarter.
 """
 
@@ -15,11 +15,12 @@ from speed_parts.options import Options
 from speed_parts.rows import RealSet
 from speed_parts.workers import Job, Worker, start_all, stop_all
 
+_STRETCH = 20  # steps of a side before it is the turn of the next
 ALL, REUSE, PEFT = "ptuning all layers", "ptuning upper layers, trunk reuse", "peft"
 
 
 def train_to_score(options: Options, real_set: RealSet, *, epochs: int, with_peft: bool) -> dict[str, Any]:
-    """Trains the sides in turns, a step each.
+    """Trains the sides in turns.
 
     Args:
         options: for the target, and the epochs of PEFT at most.
@@ -51,10 +52,12 @@ def train_to_score(options: Options, real_set: RealSet, *, epochs: int, with_pef
         active = dict(workers)
         while active:
             for name, worker in list(active.items()):
-                worker.advance()
-                if worker.is_over or (name == PEFT and _is_enough(worker, options, usual_epoch)):
-                    worker.stop()
-                    del active[name]
+                for _ in range(_STRETCH):
+                    worker.advance()
+                    if worker.is_over or (name == PEFT and _is_enough(worker, options, usual_epoch)):
+                        worker.stop()
+                        del active[name]
+                        break
         return {name: _result(worker, options, of_epoch if name != PEFT else None) for name, worker in workers.items()}
     finally:
         stop_all(workers)

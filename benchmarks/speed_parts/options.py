@@ -23,6 +23,7 @@ class Options:
         full_steps: of an epoch of full fine-tuning.
         equal_steps: batches of the comparison at equal batches and precision.
         repeats: of that, and of inference.
+        stretches: that an epoch of each side is cut into, between which the others run.
         blocks: parts of an epoch, of which the median counts.
         epochs: of the runs that are trained to a score.
         usual_epochs: of PEFT's run that is trained to a score at most.
@@ -44,6 +45,7 @@ class Options:
     full_steps: int
     equal_steps: int
     repeats: int
+    stretches: int
     blocks: int
     epochs: int
     usual_epochs: float

@@ -130,13 +130,36 @@ def stop_all(workers: Mapping[str, Worker]) -> None:
         worker.stop()
 
 
-def take_turns(workers: Mapping[str, Worker], counts: Mapping[str, int]) -> None:
-    """Advances each worker by its count of turns, all of them spread evenly over the whole time."""
-    for name in spread(counts):
-        workers[name].advance()
+def take_turns(workers: Mapping[str, Worker], counts: Mapping[str, int], *, stretches: int) -> dict[str, set[int]]:
+    """Advances each worker by its count of turns, in stretches that alternate with those of the others.
+
+    A process that stood still finds its memory out of the caches, and perhaps given back to the machine: what is lost
+    with the first turn of a stretch is an effect of the measurement.
+
+    Args:
+        workers: by name.
+        counts: turns of each.
+        stretches: of each; fewer for one that has fewer turns.
+
+    Returns:
+        For each worker which of these turns, from 0, came first in a stretch.
+    """
+    first: dict[str, set[int]] = {name: set() for name in counts}
+    done = dict.fromkeys(counts, 0)
+    for name, turns in stretched(counts, stretches):
+        first[name].add(done[name])
+        for _ in range(turns):
+            workers[name].advance()
+        done[name] += turns
+    return first
 
 
-def spread(counts: Mapping[str, int]) -> Sequence[str]:
-    """Returns names in an order in which each comes as often as its count, and always the same share of them."""
-    places = [((turn + 0.5) / count, name) for name, count in counts.items() for turn in range(count)]
-    return [name for _, name in sorted(places)]
+def stretched(counts: Mapping[str, int], stretches: int) -> Sequence[tuple[str, int]]:
+    """Returns (name, turns) of all stretches in order: each name has its share of turns in each round."""
+    found = []
+    for stretch in range(stretches):
+        for name, count in counts.items():
+            turns = (stretch + 1) * count // stretches - stretch * count // stretches
+            if turns:
+                found.append((name, turns))
+    return found
