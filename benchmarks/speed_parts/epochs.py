@@ -5,8 +5,8 @@ here, and in the other one. Theirs is the Trainer with random batches of 32. All
 A step's time is all that passes from one optimizer step to the next: reading, padding, forward, backward, clipping.
 
 An epoch's steps are cut into blocks. Of each block the time a position is taken; their median times the positions of a
-whole epoch is the epoch's time. Where not all steps were measured, it is extrapolated, and marked so. The first step after a side
-has stood still is left out.
+whole epoch is the epoch's time. Where not all steps were measured, it is extrapolated, and marked so. The first step
+after a side has stood still is left out.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def time_epochs(options: Options, real_set: RealSet, sides: Mapping[str, EpochOf
         take_turns(workers, {name: side.warm_up - 1 for name, side in sides.items()}, stretches=1)
         counts = {name: len(side.measured) for name, side in sides.items()}
         first = take_turns(workers, counts, stretches=options.stretches)
-        return {name: _result(real_set, side, first[name], options.blocks, workers[name]) for name, side in sides.items()}
+        return {
+            name: _result(real_set, side, first[name], options.blocks, workers[name]) for name, side in sides.items()
+        }
     finally:
         stop_all(workers)
 

@@ -1,8 +1,9 @@
 """Runs that are trained to a score: the time that each side needs, and what the upper layers alone come to.
 
 Ours with prompts at all layers, ours with `layers: last:2` on a trunk that is computed once, and PEFT's usual script
-learn the same set in turns of twenty steps. Time is that of optimizer steps; evaluations are left out, and so is the first step, with
-which a process starts: a median step stands for it. Our sides are scored after each epoch, PEFT after each quarter.
+learn the same set in turns of twenty steps. Time is that of optimizer steps; evaluations are left out, and so is the
+first step, with which a process starts: a median step stands for it. Our sides are scored after each epoch, PEFT after
+each quarter.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptuning.backbones.language_modeling import load_language_modeling_head
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.checkpoint import PromptDirectory, SavedPrompt, load_tensors_into, read_directory
+from ptuning.config import METHODS
 from ptuning.data.rows import Row
 from ptuning.data.template import Template
 from ptuning.data.unlabelled import rows_from_records
 from ptuning.devices import find_device, find_dtype
-from ptuning.backbones.language_modeling import load_language_modeling_head
-from ptuning.config import METHODS
 from ptuning.errors import CheckpointError, PromptError
 from ptuning.heads import DrawnPooler, VerbalizerHead, make_head
 from ptuning.inference import TOKENS_AT_ONCE, run_examples

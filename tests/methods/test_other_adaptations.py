@@ -155,7 +155,9 @@ def test_layers_for_lora_that_are_not_there_are_refused(make_backbone: Callable[
         ConfigError, match="lora.modules is qkv, but no linear layer of this bert has such a name. Name"
     ):
         LowRank(trunk, family, rank=2, alpha=4.0, modules=["qkv"])
-    assert len(LowRank(trunk, family, rank=2, alpha=4.0, modules=["dense"])._targets) == 10  # three a layer, and the pooler
+    assert (
+        len(LowRank(trunk, family, rank=2, alpha=4.0, modules=["dense"])._targets) == 10
+    )  # three a layer, and the pooler
 
 
 def test_fine_tuning_in_bf16_keeps_its_weights_in_float32(

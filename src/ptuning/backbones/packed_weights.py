@@ -22,7 +22,8 @@ _ROWS = 4096  # of the other factor, for which the form is chosen; it serves all
 def can_pack_weights(trunk: nn.Module) -> bool:
     """Whether linear layers of an encoder gain from it: on x86 CPUs, in float32 or bfloat16, within `MOST_BYTES`."""
     linears = _frozen_linears(trunk)
-    if not linears or not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not linears or not has_onednn or platform.machine() not in ("x86_64", "AMD64"):
         return False
     if any(linear.weight.device.type != "cpu" or linear.weight.dtype not in _DTYPES for linear in linears):
         return False
@@ -42,7 +43,7 @@ class PackedWeights:
     def __init__(self, trunk: nn.Module) -> None:
         self._linears = _frozen_linears(trunk)
         for linear in self._linears:
-            linear.forward = _PackedLinear(linear)  # type: ignore[method-assign]
+            linear.forward = _PackedLinear(linear)  # type: ignore[assignment,method-assign]
 
     def remove(self) -> None:
         """Puts the layers back as they were."""

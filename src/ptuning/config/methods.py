@@ -174,7 +174,8 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
         ConfigError: a setting is one that the method does not have.
     """
     method, prompts, training = METHODS[config.method], config.prompts, config.training
-    made = prompts.reparameterization or next(iter(method.reparameterizations), "none")
+    usual: Reparameterization = next(iter(method.reparameterizations), "none")
+    made = prompts.reparameterization or usual
     head = config.head.kind or method.heads[0]
     if head not in method.heads:
         raise ConfigError(

@@ -58,7 +58,8 @@ class Biases(Adaptation):
 
     def _add(self, number: int) -> Any:
         def add(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            return output + self.changes[number].to(output.dtype)
+            changed: Tensor = output + self.changes[number].to(output.dtype)
+            return changed
 
         return add
 

@@ -51,7 +51,11 @@ class LowRank(Adaptation):
     ) -> None:
         super().__init__()
         _require_peft()
-        self._options = {"rank": rank, "alpha": alpha, "modules": None if modules is None else list(modules)}
+        self._options: dict[str, Any] = {
+            "rank": rank,
+            "alpha": alpha,
+            "modules": None if modules is None else list(modules),
+        }
         self._dropout = dropout
         self._targets = _targets(trunk, family, modules)
         self._tuner: Any = None

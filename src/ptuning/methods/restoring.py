@@ -68,8 +68,7 @@ def restore_adaptation(method: str, saved: SavedAdaptation, backbone: Backbone) 
             return change, backbone
         case "fine-tuning":
             own = own_copy(backbone)
-            precision = "bf16" if options.get("precision") == "bf16" else "fp32"
-            weights = AllWeights(own.model, precision=precision)
+            weights = AllWeights(own.model, precision="bf16" if options.get("precision") == "bf16" else "fp32")
             _check(saved.weights, weights.saved_weights(), "the weights")
             weights.load(saved.weights)
             return weights, own

@@ -181,8 +181,9 @@ class VirtualTokens(Adaptation):
         """Mixes what the prompts say: (M * B, num_labels) -> log-probabilities (B, num_labels)."""
         if self.mixture is None:
             return logits
-        each = logits.unflatten(0, (len(self.mixture), -1)).float().log_softmax(-1)  # (M, B, K)
-        return (each + self.mixture.log_softmax(0)[:, None, None]).logsumexp(0)
+        each = logits.view(len(self.mixture), -1, *logits.shape[1:]).float().log_softmax(-1)  # (M, B, K)
+        mixed: Tensor = (each + self.mixture.log_softmax(0)[:, None, None]).logsumexp(0)
+        return mixed
 
     def options(self) -> dict[str, Any]:
         return {"place": self.place}
@@ -215,8 +216,8 @@ class VirtualTokens(Adaptation):
             found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(tensors.items()))
             raise CheckpointError(
                 f"the saved virtual tokens have {found} at {place!r}, expected input_prompts (mixture, prompt_length, "
-                "embedding_size) in front, around or in a pattern, and what belongs to them. Restore them from where they "
-                "came from."
+                "embedding_size) in front, around or in a pattern, and what belongs to them. Restore them from where "
+                "they came from."
             )
         made = cls(
             InputPrompts(embeddings),

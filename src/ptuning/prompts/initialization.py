@@ -42,16 +42,16 @@ def draw_like(real: Tensor, prompt_length: int, generator: torch.Generator) -> T
         generator: source of the numbers.
 
     Returns:
-        (num_layers, 2, num_kv_heads, prompt_length, head_dim); mean and standard deviation are those of each layer, key or
-        value, head and place in it.
+        (num_layers, 2, num_kv_heads, prompt_length, head_dim); mean and standard deviation are those of each layer, key
+        or value, head and place in it.
 
     Raises:
         PromptError: there are fewer than two tokens.
     """
     if real.shape[3] < 2:
         raise PromptError(
-            f"there are {real.shape[3]} tokens to take the deviation of keys and values from, expected at least 2. Give "
-            "training data that are not empty."
+            f"there are {real.shape[3]} tokens to take the deviation of keys and values from, expected at least 2. "
+            "Give training data that are not empty."
         )
     mean, deviation = real.mean(3, keepdim=True), real.std(3, keepdim=True)
     shape = (*real.shape[:3], prompt_length, real.shape[4])

@@ -17,7 +17,7 @@ from ptuning.data.batching import Example
 from ptuning.errors import ConfigError, PromptError
 from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, VirtualTokens, own_copy, stand_in_of
 from ptuning.methods.starts import from_ids, from_labels, from_noise, from_vocabulary
-from ptuning.prompts.bank import GivenPrompts
+from ptuning.prompts import GivenPrompts
 from ptuning.prompts.input_prompts import InputPrompts
 from ptuning.tasks import TaskKind
 
