@@ -4,14 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 
 .PHONY: demo test check docs bench format clean
 
 demo: $(STAMP)  ## Learn three tasks on the embedded backbone (DEMO=--quick: only see that it runs).
 	$(BIN)/ptuning demo $(DEMO)
 
-test: $(STAMP)  ## Run the tests (TEST="-k bank": some of them).
-	$(BIN)/python -m pytest -q $(TEST)
+test: $(STAMP)  ## Run the tests (TEST="-k bank": some of them; WORKERS: processes at once, with one thread each).
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(TEST)
 
 check: $(STAMP)  ## Lint, format and types, and that generated documents are current.
 	$(BIN)/ruff check .

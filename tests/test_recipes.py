@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, DebertaConfig, RobertaConfig
 
 from ptuning.backbones.families import find_family
-from ptuning.config import RunConfig, load_config, shipped_recipes
+from ptuning.config import RunConfig, load_config, shipped_recipes, with_method_defaults
 from ptuning.config.recipes import RECIPES, last_part
 from ptuning.data.columns import KIND_ROLES
 from ptuning.errors import ConfigError
@@ -59,7 +59,7 @@ CONFIGS: dict[str, Any] = {
 def _picked(name: str) -> RunConfig:
     """By the command that stands in the file."""
     one = shipped_recipes()[name]
-    return load_config(None, {"task": one.task, "backbone": one.backbone, "recipe": "paper"})
+    return with_method_defaults(load_config(None, {"task": one.task, "backbone": one.backbone, "recipe": "paper"}))
 
 
 def _by_kind(config: RunConfig) -> dict[str, Any]:
@@ -261,6 +261,6 @@ def test_a_recipe_trains_from_local_files_on_a_local_backbone(
     train(config)
     saved = load_config(tmp_path / "run" / "config.yaml")
     assert saved.training.head_learning_rate == config.training.learning_rate
-    assert saved.prompts == config.prompts
+    assert saved.prompts == with_method_defaults(config).prompts
     tensors = load_file(tmp_path / "run" / "prompt" / "prompts.safetensors")
     assert set(tensors) == {"prompts", "head.linear.weight", "head.linear.bias"}

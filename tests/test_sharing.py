@@ -57,7 +57,7 @@ def test_only_the_prompts_own_files_are_uploaded(inside: str, run: Path, monkeyp
             {
                 "repo_id": "me/colours",
                 "folder_path": run / "prompt",
-                "allow_patterns": ["config.json", "prompts.safetensors", "README.md"],
+                "allow_patterns": ["config.json", "prompts.safetensors", "README.md", "model.safetensors"],
                 "revision": "main",
                 "commit_message": "Upload a prompt",
             },
@@ -107,7 +107,7 @@ def test_a_prompt_comes_from_the_hub_checked(run: Path, monkeypatch: pytest.Monk
         "me/colours": {
             "revision": "v1",
             "token": "secret",
-            "allow_patterns": ["config.json", "prompts.safetensors", "README.md"],
+            "allow_patterns": ["config.json", "prompts.safetensors", "README.md", "model.safetensors"],
         }
     }
 

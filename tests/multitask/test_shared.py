@@ -59,7 +59,11 @@ class Two:
 @pytest.fixture
 def two(tiny_run: TinyRun, tiny_data: Any, backbone: Backbone, tmp_path: Path) -> Iterator[Two]:
     configs = [
-        tiny_run(tmp_path, "classification", **{"training.epochs": 1, "training.head_learning_rate": 0.01}),
+        tiny_run(
+            tmp_path,
+            "classification",
+            **{"training.epochs": 1, "training.learning_rate": 0.01, "training.head_learning_rate": 0.01},
+        ),
         tiny_run(tmp_path, "classification", **{"data.labels": ["red", "blue", "green", "x", "y"]}),
     ]
     made = Two(configs[0], backbone, [prepare_task(config, backbone) for config in configs])

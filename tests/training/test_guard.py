@@ -49,7 +49,8 @@ def test_collapse_names_the_majority_score_and_the_settings_to_change(config: Ru
 
 
 def test_collapse_with_the_mlp_names_no_start_that_it_does_not_have() -> None:
-    config = load_config(None, {"task": "classification", "prompts.reparameterization": "mlp"})
+    mlp = {"prompts.reparameterization": "mlp", "training.learning_rate": 0.01}
+    config = load_config(None, {"task": "classification", **mlp})
     advice = collapse_advice(config, "accuracy", 0.52, None)
     assert "three times that), or prompts.reparameterization to none; more training.epochs" in advice
     assert "init" not in advice

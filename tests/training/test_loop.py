@@ -67,7 +67,9 @@ def loop(tiny_run: TinyRun, tiny_backbone: Path, tmp_path: Path) -> Iterator[Cal
     def build(**overrides: Any) -> Loop:
         while made:
             made.pop().detach()
-        config = tiny_run(tmp_path / "run", **{"training.head_learning_rate": 1e-3, **overrides})
+        config = tiny_run(
+            tmp_path / "run", **{"training.learning_rate": 1e-2, "training.head_learning_rate": 1e-3, **overrides}
+        )
         prepared = prepare_task(config, backbone)
         made.append(assemble_model(config, backbone, prepared.kind, prepared.train))
         return Loop(made[0], prepared, config, backbone.tokenizer)
