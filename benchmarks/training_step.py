@@ -12,7 +12,8 @@ gradients must agree: what is compared is one computation.
 Unit: milliseconds a step. Each repeat runs one step of each side, in turns that alternate; the numbers are medians over
 `--repeats` after `--warmup` uncounted steps a side. The ratio is PEFT's median over ours: above 1, ours is faster.
 `off` and `on` say whether the frozen backbone's own dropout acts. `--profile` adds where our step's time goes on a CPU,
-by kind of operation, measured after the timing. The last line is one JSON object.
+by kind of operation, measured after the timing; `--plain-weights` leaves out what packed weights gain.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from speed_parts.sides import Setup, check_equal, our_side, peft_side, start_equ
 from torch import Tensor
 
 from ptuning import load_backbone
+from ptuning.backbones import packed_weights
 
 NUM_CLASSES = 8
 SIDES = ("ptuning", "peft")
@@ -36,6 +38,8 @@ SIDES = ("ptuning", "peft")
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    if arguments.plain_weights:
+        packed_weights.MOST_BYTES = 0
     batch = _batch(arguments)
     results = {mode: _compare(arguments, batch, mode) for mode in ("off", "on")}
     where = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"cpu, {arguments.threads} threads"
@@ -67,6 +71,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="our layers compiled by torch.compile")
+    parser.add_argument("--plain-weights", action="store_true", help="our weights are not packed")
     parser.add_argument("--profile", action="store_true", help="say where the time of our step goes")
     return parser.parse_args()
 

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from speed_parts.sides import Inputs, Side
 
 _KINDS = {
-    "products of the layers": ("aten::addmm", "aten::mm"),
+    "products of the layers": ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise"),
     "attention: products": ("aten::bmm", "aten::baddbmm"),
     "attention: softmax": ("aten::_softmax", "aten::_softmax_backward_data"),
     "attention: fused": (

@@ -213,7 +213,10 @@ def test_a_method_without_steps_leaves_a_whole_run(run: TinyRun, tmp_path: Path)
     assert line["validation"] == read_prompt(tmp_path / "run").metrics
     with pytest.raises(ConfigError, match="has a run already"):
         train(config)
-    assert train(config, resume=True).metrics == line["validation"]
+    again = train(config, resume=True)
+    assert (again.metrics, again.seconds) == (line["validation"], line["seconds"])
+    with pytest.raises(ConfigError, match="was started with other settings: training.seed 11 then, 12 now"):
+        train(run(tmp_path / "run", "linear-probe", **{"training.seed": 12}), resume=True)
     assert train(config, overwrite=True).metrics == line["validation"]
 
 

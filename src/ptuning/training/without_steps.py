@@ -13,14 +13,21 @@ from pathlib import Path
 import torch
 
 from ptuning.backbones.loading import Backbone
-from ptuning.config import RunConfig
+from ptuning.config import RunConfig, load_config
 from ptuning.data.batching import Example
 from ptuning.heads.pooling import Pooling
 from ptuning.linear_probe import fit_linear, probe_features
 from ptuning.model import PromptedModel
 from ptuning.tasks import TaskKind
 from ptuning.training.assembly import assemble_model
-from ptuning.training.directory import METRICS_NAME, PROMPT_NAME, check_start, claimed, start_directory
+from ptuning.training.directory import (
+    METRICS_NAME,
+    PROMPT_NAME,
+    check_settings,
+    check_start,
+    claimed,
+    start_directory,
+)
 from ptuning.training.reporting import EpochReport, Reporter
 from ptuning.training.seed import seed_everything
 
@@ -61,15 +68,19 @@ def settle(
         Seconds.
 
     Raises:
-        ConfigError: settings that contradict each other or the backbone; or the directory is taken.
+        ConfigError: settings that contradict each other or the backbone; the directory is taken; or a run that goes on
+            was started with others.
         CheckpointError: there is nothing to resume.
     """
     started = time.monotonic()
     metric = str(config.training.metric)
     with claimed(directory):
         check_start(directory, resume=resume, overwrite=overwrite)
-        if resume and (directory / PROMPT_NAME).exists():
-            return 0.0
+        if resume:
+            check_settings(directory, config, load_config, may_differ=("output", "head.pooling"))
+        if resume and (directory / PROMPT_NAME).exists() and (directory / METRICS_NAME).exists():
+            line = (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()[-1]
+            return float(json.loads(line)["seconds"])
         seed_everything(config.training.seed)
         is_probe = config.method == "linear-probe"
         chosen = config
