@@ -206,9 +206,9 @@ def backbones() -> list[str]:
 
 _ABOUT_METHODS = """
 What `method` takes. This is the paper's Table 1 for what is here: what each method trains, where that acts, and which
-head reads the result. All but fine-tuning leave the backbone as it is; the head is trained by all but prompting. With
-the same settings they see the same examples in the same order, under the same head and metric. `ptuning compare` runs
-them side by side: [compare.md](compare.md).
+head reads the result. All but fine-tuning leave the backbone as it is. A linear head is trained too; a verbalizer has
+nothing to train. With the same settings they see the same examples in the same order, under the same head and metric.
+`ptuning compare` runs them side by side: [compare.md](compare.md).
 """
 
 

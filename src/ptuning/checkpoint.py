@@ -97,6 +97,17 @@ class _Head(_Saved):
     kind: Literal["linear", "verbalizer"] = "linear"
 
 
+class _Adaptation(_Saved):
+    """What methods without prompts at every layer have to know besides their tensors."""
+
+    tensors: list[str] = Field(default_factory=list)
+    place: Literal["front", "around", "pattern"] | None = None
+    rank: int | None = Field(None, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    modules: list[str] | None = Field(None, min_length=1)
+    precision: Literal["fp32", "bf16"] | None = None
+
+
 class _Config(_Saved):
     """What `config.json` holds; keys that are not read here may stand in it too."""
 
@@ -107,7 +118,7 @@ class _Config(_Saved):
     digest: str
     task: _Task | None = None
     head: _Head | None = None
-    adaptation: dict[str, Any] = Field(default_factory=dict)
+    adaptation: _Adaptation | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     metrics_from: str | None = None
     precision: Literal["fp32", "bf16"] | None = None
@@ -214,7 +225,7 @@ def save_prompt(directory: str | Path, saved: SavedPrompt) -> Path:
         files = [name for name in (TENSORS_FILE, WEIGHTS_FILE) if (temporary / name).exists()]
         config = _config(saved, {name: sha256_of(temporary / name) for name in files})
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        size = (temporary / TENSORS_FILE).stat().st_size
+        size = sum((temporary / name).stat().st_size for name in files)
         (temporary / CARD_FILE).write_text(model_card(config, size), encoding="utf-8")
 
     try:
@@ -378,7 +389,7 @@ def _read_directory(directory: Path) -> PromptDirectory:
     placed = config["prompts"]
     expected = (len(placed["layers"]), 2, placed["num_kv_heads"], placed["prompt_length"], placed["head_dim"])
     known = ("head.", _POOLER) if (config.get("head") or {}).get("pooler") == "drawn" else ("head.",)
-    own = ["prompts"] if method.has_deep_prompts else list(config.get("adaptation", {}).get("tensors", ()))
+    own = ["prompts"] if method.has_deep_prompts else list((config.get("adaptation") or {}).get("tensors", ()))
     foreign = sorted(name for name in tensors if name not in own and not name.startswith(known))
     missing = [name for name in own if name not in tensors]
     if foreign or missing:
@@ -390,7 +401,7 @@ def _read_directory(directory: Path) -> PromptDirectory:
         )
     prompts = tensors.pop("prompts") if method.has_deep_prompts else torch.zeros(expected)
     adaptation = SavedAdaptation(
-        options={key: value for key, value in config.get("adaptation", {}).items() if key != "tensors"},
+        options={key: value for key, value in (config.get("adaptation") or {}).items() if key != "tensors"},
         tensors={} if method.has_deep_prompts else {name: tensors.pop(name) for name in own},
         weights=weights,
     )

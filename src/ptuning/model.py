@@ -115,7 +115,8 @@ class PromptedModel(nn.Module):
         self._cheap_dropout = CheapDropout(backbone.model)
         self._backbone_dropout = backbone_dropout
         if isinstance(backbone_dropout, float | int):
-            _set_hidden_dropout(backbone.model, self.attached.attention_modules, float(backbone_dropout))
+            own = [] if adaptation is None else adaptation.own_modules()
+            _set_hidden_dropout(backbone.model, self.attached.attention_modules, own, float(backbone_dropout))
 
     def forward(
         self,
@@ -260,6 +261,9 @@ class PromptedModel(nn.Module):
                 # T5's attention too, which has the flag of a layer.
                 if getattr(module, "gradient_checkpointing", False) and id(module) not in attention:
                     module.training = True
+            if self.adaptation is not None:
+                for module in self.adaptation.own_modules():
+                    module.train()
         return self
 
     def detach(self) -> None:
@@ -345,9 +349,12 @@ def count_trained(model: nn.Module) -> dict[str, int]:
 _ON_WEIGHTS = ("dropout", "attention_dropout")
 
 
-def _set_hidden_dropout(trunk: nn.Module, attention_modules: Sequence[nn.Module], probability: float) -> None:
-    """Sets every dropout but those on attention weights."""
-    on_weights = {id(getattr(module, name, None)) for module in attention_modules for name in _ON_WEIGHTS}
+def _set_hidden_dropout(
+    trunk: nn.Module, attention_modules: Sequence[nn.Module], others: Sequence[nn.Module], probability: float
+) -> None:
+    """Sets every dropout but those on attention weights and some others, which are no part of the backbone."""
+    left_alone = {id(getattr(module, name, None)) for module in attention_modules for name in _ON_WEIGHTS}
+    left_alone |= {id(module) for module in others}
     for module in trunk.modules():
-        if isinstance(module, nn.Dropout) and id(module) not in on_weights:
+        if isinstance(module, nn.Dropout) and id(module) not in left_alone:
             module.p = probability

@@ -244,7 +244,7 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
         if settings.get("kind") == "verbalizer":
             words, mask = label_word_ids(task.kind, backbone.tokenizer), int(backbone.tokenizer.mask_token_id)
             is_choice = task.kind.head_kind == "choice"
-            heads.append(VerbalizerHead(load_language_modeling_head(backbone), words, mask, is_choice=is_choice))
+            heads.append(VerbalizerHead(load_language_modeling_head(used), words, mask, is_choice=is_choice))
             continue
         is_drawn = settings.get("pooler") == "drawn"
         head = make_head(

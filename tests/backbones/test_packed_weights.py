@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,18 @@ def test_layers_are_what_they_were_when_prompts_are_taken_off(make_backbone: Cal
     assert not any("forward" in vars(module) for module in linears)
     after = backbone.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_layers_with_packed_weights_can_be_copied() -> None:
+    trunk = nn.Sequential(nn.Linear(4, 4)).requires_grad_(False)
+    PackedWeights(trunk)
+    inputs = torch.randn(3, 4)
+    before = trunk(inputs)
+    copied = copy.deepcopy(trunk)
+    with torch.no_grad():
+        copied[0].weight.zero_()
+    assert torch.equal(trunk(inputs), before)
+    torch.testing.assert_close(copied(inputs), copied[0].bias.expand(3, -1))
 
 
 def test_layers_that_are_trained_stay_plain() -> None:

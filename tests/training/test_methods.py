@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from ptuning.backbones.loading import load_backbone
-from ptuning.checkpoint import read_prompt, save_prompt
+from ptuning.checkpoint import _digest_of, read_prompt, save_prompt
 from ptuning.config import METHODS, with_method_defaults
 from ptuning.errors import BackboneError, BackboneMismatchError, CheckpointError, ConfigError, PromptError
 from ptuning.evaluation import evaluate
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.predictor import load
+from ptuning.tasks.classification import Classification
 from ptuning.training import execution, loop
 from ptuning.training.run import prepare_task, train
 
@@ -175,12 +176,24 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("method", ["p-tuning-v2", "prompt-tuning", "p-tuning", "fine-tuning", "bitfit", "lora"])
-def test_a_verbalizer_head_adds_nothing_that_is_trained(method: str, run: TinyRun, tmp_path: Path) -> None:
-    result = train(run(tmp_path / "run", method, **{"head.kind": "verbalizer"}))
+def test_a_verbalizer_head_adds_nothing_that_is_trained(
+    method: str, run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = {"training.learning_rate": 5e-3} if method == "fine-tuning" else {}
+    logits: list[torch.Tensor] = []
+    score = Classification.predict
+
+    def watch(kind: Any, outputs: Any, *rest: Any) -> Any:
+        logits.append(torch.stack(list(outputs)))
+        return score(kind, outputs, *rest)
+
+    monkeypatch.setattr(Classification, "predict", watch)
+    result = train(run(tmp_path / "run", method, **{"head.kind": "verbalizer", "training.epochs": 1, **rate}))
     assert result.counts["head"] == 0
     saved = read_prompt(tmp_path / "run")
     assert saved.head == {"pooling": "cls", "kind": "verbalizer"} and not saved.head_tensors
     assert evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics, abs=1e-9)
+    torch.testing.assert_close(logits[-1], logits[-2], rtol=1e-5, atol=1e-5)
 
 
 def test_prompting_needs_no_training_rows_to_say_what_it_says(run: TinyRun, tmp_path: Path) -> None:
@@ -334,6 +347,52 @@ def test_damage_and_other_backbones_are_noticed(method: str, run: TinyRun, tmp_p
     path.write_bytes(path.read_bytes()[:-4] + b"abcd")
     with pytest.raises(CheckpointError, match=f"{name} has sha256"):
         load(tmp_path / "run")
+
+
+def test_a_probe_reads_no_pooler(run: TinyRun, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="head.pooling is pooler, but linear-probe is fitted on hidden states as they"
+    ):
+        train(run(tmp_path / "run", "linear-probe", **{"head.pooling": "pooler", "head.missing_pooler": "draw"}))
+
+
+def test_a_run_of_another_method_is_not_taken_for_a_probe(run: TinyRun, tmp_path: Path) -> None:
+    train(run(tmp_path / "run", "p-tuning-v2", **{"training.max_steps": 1}))
+    with pytest.raises(ConfigError, match="method 'p-tuning-v2' then, 'linear-probe' now"):
+        train(run(tmp_path / "run", "linear-probe", **{"training.max_steps": 1}), resume=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tensors": 5}, {"rank": 0}, {"rank": "x"}, {"modules": 3}, {"alpha": "a"}, {"precision": 7}, {"place": "x"}],
+)
+def test_wrong_options_of_a_stranger_are_one_error(wrong: dict[str, Any], run: TinyRun, tmp_path: Path) -> None:
+    train(run(tmp_path / "run", "lora", **{"training.max_steps": 1}))
+    path = tmp_path / "run" / "prompt" / "config.json"
+    config = json.loads(path.read_text())
+    config["adaptation"] |= wrong
+    path.write_text(json.dumps(config | {"digest": _digest_of(config)}))
+    with pytest.raises(CheckpointError, match=f"adaptation.{next(iter(wrong))}"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("dropout", ["off", 0.3])
+def test_dropout_of_lora_is_its_own(
+    dropout: Any, run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, float]] = []
+    forward = PromptedModel.forward
+
+    def watch(self: PromptedModel, *args: Any, **kwargs: Any) -> Any:
+        if self.training:
+            own = [m for name, m in self.named_modules() if "lora_dropout" in name and hasattr(m, "p")]
+            seen.extend((module.training, module.p) for module in own)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(PromptedModel, "forward", watch)
+    settings = {"lora.dropout": 0.2, "training.backbone_dropout": dropout, "training.max_steps": 1}
+    train(run(tmp_path / "run", "lora", **settings))
+    assert seen and set(seen) == {(True, 0.2)}
 
 
 def test_defaults_depend_on_the_method(run: TinyRun, tmp_path: Path) -> None:

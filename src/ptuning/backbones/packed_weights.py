@@ -61,13 +61,18 @@ class _PackedLinear:
 
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
-        self._forward = _packed(linear.weight.detach())
+        self._forward: Tensor | None = None  # both are made when they are first asked for
         self._backward: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[_PackedLinear], tuple[nn.Linear]]:
+        return _PackedLinear, (self._linear,)  # a packed weight cannot be copied
 
     def __call__(self, inputs: Tensor) -> Tensor:
         linear = self._linear
         if inputs.dtype != linear.weight.dtype or inputs.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return nn.functional.linear(inputs, linear.weight, linear.bias)
+        if self._forward is None:
+            self._forward = _packed(linear.weight.detach())
         if not (inputs.requires_grad and torch.is_grad_enabled()):
             return _product(inputs, self._forward, linear.bias)
         if self._backward is None:

@@ -181,6 +181,8 @@ class CompareConfig(Settings):
                     problems.append(
                         f"depth.methods has {label}, which has no prompts at layers. Name one with deep prompts."
                     )
+                if name in METHODS and not METHODS[name].reparameterizations and place == "length":
+                    problems.append(f"length.methods has {label}, which has no virtual tokens. Name one that has some.")
         for label, grid in self.search.items():
             problems += [
                 f"search.{label}.{key} has no values to try. Give a list, or leave it out."

@@ -80,7 +80,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 source="Li and Liang, ACL 2021, arXiv 2101.00190",
                 heads=_ANY_HEAD,
                 reparameterizations=("mlp",),
-                learning_rate=5e-3,
+                learning_rate=2e-3,
                 has_deep_prompts=True,
             ),
             Method(
@@ -97,11 +97,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "p-tuning",
                 trains="an LSTM or MLP that produces embeddings of virtual tokens",
-                place="among the input, in a pattern with anchor tokens",
+                place="around the input, or in a pattern with anchor tokens",
                 source="Liu et al., 2021, arXiv 2103.10385 (frozen here, tuned along there)",
                 heads=_ANY_HEAD,
                 reparameterizations=("lstm", "mlp", "none"),
-                learning_rate=1e-3,
+                learning_rate=1e-2,
                 has_input_prompts=True,
             ),
             Method(
@@ -125,7 +125,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 "fine-tuning",
-                trains="all weights of the backbone",
+                trains="all weights of the backbone but those of its pooler and language-modeling head",
                 place="every layer",
                 source="Devlin et al., NAACL 2019, arXiv 1810.04805",
                 heads=_ANY_HEAD,
@@ -144,7 +144,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 place="every layer",
                 source="Ben Zaken et al., ACL 2022, arXiv 2106.10199",
                 heads=_ANY_HEAD,
-                learning_rate=1e-3,
+                learning_rate=3e-3,
             ),
             Method(
                 "lora",
@@ -152,7 +152,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 place="every layer",
                 source="Hu et al., ICLR 2022, arXiv 2106.09685",
                 heads=_ANY_HEAD,
-                learning_rate=1e-3,
+                learning_rate=3e-3,
             ),
         )
     }

@@ -145,7 +145,9 @@ class LoraConfig(Settings):
     alpha: Float = Field(16.0, gt=0.0, description="the change is scaled by alpha / rank")
     dropout: Float = Field(0.0, ge=0.0, lt=1.0, description="on what goes into the change")
     modules: list[str] | None = Field(
-        None, description="names of the linear layers that change; default: query and value, as in the paper"
+        None,
+        min_length=1,
+        description="names of the linear layers that change; default: query and value, as in the paper",
     )
 
 

@@ -62,6 +62,10 @@ class Adaptation(nn.Module, ABC):
         """What has to be in place while the backbone runs on what `extend` returned."""
         return nullcontext()
 
+    def own_modules(self) -> list[nn.Module]:
+        """Modules among those of the backbone that are this method's: settings of the backbone leave them alone."""
+        return []
+
     def combine(self, logits: Tensor) -> Tensor:
         """From what a head said about the rows of `extend` to what is said about those of the batch."""
         return logits

@@ -99,6 +99,12 @@ class LowRank(Adaptation):
             if "lora_" in name
         }
 
+    def own_modules(self) -> list[nn.Module]:
+        if self._tuner is None:
+            return []
+        parts = [module for name, module in self._tuner[0].named_modules() if ".lora_" in name]
+        return [inner for part in parts for inner in part.modules()]
+
     def options(self) -> dict[str, Any]:
         return dict(self._options)
 

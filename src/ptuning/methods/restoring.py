@@ -44,7 +44,7 @@ def restore_adaptation(method: str, saved: SavedAdaptation, backbone: Backbone) 
         case "prompt-tuning" | "p-tuning" | "soft-prompts":
             stand_in = stand_in_of(backbone.tokenizer)
             made = VirtualTokens.from_saved(saved.tensors, options, family, stand_in=stand_in)
-            _check_width(made, trunk)
+            _check_width(made, trunk, backbone)
             return made, backbone
         case "bitfit":
             biases = Biases(trunk, family.model_type)
@@ -92,10 +92,17 @@ def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: st
             )
 
 
-def _check_width(made: VirtualTokens, trunk: nn.Module) -> None:
+def _check_width(made: VirtualTokens, trunk: nn.Module, backbone: Backbone) -> None:
     width = int(trunk.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
     if made.prompts.shape[2] != width:
         raise CheckpointError(
             f"the saved virtual tokens have embeddings of {made.prompts.shape[2]} numbers, expected {width} for this "
             "backbone. Restore them from where they came from."
+        )
+    size = backbone.description.num_layers - 1, backbone.description.hidden_size
+    changes = made.perturbations
+    if changes is not None and (changes.shape[1], changes.shape[3]) != size:
+        raise CheckpointError(
+            f"the saved virtual tokens change {changes.shape[1]} layers of width {changes.shape[3]}, expected "
+            f"{size[0]} of width {size[1]} for this backbone. Restore them from where they came from."
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import local
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -25,6 +26,12 @@ from ptuning.methods.adaptation import Adaptation, ModelInputs
 from ptuning.prompts.input_prompts import InputPrompts
 
 Place = Literal["front", "around", "pattern"]
+
+
+class _Running(local):
+    """Positions of virtual tokens in the forward that runs in this thread."""
+
+    virtual: Tensor | None = None
 
 
 @final
@@ -76,7 +83,7 @@ class VirtualTokens(Adaptation):
         if mixture > 1:
             self.mixture = nn.Parameter(torch.zeros(mixture))
         self._handles: list[Any] = []
-        self._running: Tensor | None = None  # positions of virtual tokens in the forward that runs
+        self._running = _Running()
 
     @property
     def prompt_length(self) -> int:
@@ -105,9 +112,7 @@ class VirtualTokens(Adaptation):
         length = self.prompt_length
         # A stable sort puts virtual tokens first and keeps the order of both.
         order = torch.sort((~is_virtual).long(), dim=1, stable=True).indices  # (B, N)
-        virtual, real = order[:, :length], order[:, length:]
-        number = -ids.gather(1, virtual) - 1  # (B, P): virtual tokens are numbered from the left in every pattern
-        virtual = virtual.gather(1, number.argsort(1))
+        virtual, real = order[:, :length], order[:, length:]  # virtual tokens are numbered from the left
         ids = torch.where(is_virtual, self._stand_in, ids)
         times = int(self.prompts.shape[0])
         return ModelInputs(
@@ -150,14 +155,14 @@ class VirtualTokens(Adaptation):
 
     @contextmanager
     def running(self, inputs: ModelInputs) -> Iterator[None]:
-        self._running = inputs.virtual
+        self._running.virtual = inputs.virtual
         try:
             yield
         finally:
-            self._running = None
+            self._running.virtual = None
 
     def _replace(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        virtual = self._running
+        virtual = self._running.virtual
         if virtual is None or output.shape[0] != virtual.shape[0]:
             return output
         made: Tensor = self.prompts().to(output.dtype)  # (M, P, E)
@@ -166,7 +171,7 @@ class VirtualTokens(Adaptation):
 
     def _perturb(self, number: int) -> Any:
         def add(module: nn.Module, args: Any, output: Any) -> Any:
-            virtual, changes = self._running, self.perturbations
+            virtual, changes = self._running.virtual, self.perturbations
             if virtual is None or changes is None:
                 return output
             hidden: Tensor = output[0] if isinstance(output, tuple) else output

@@ -172,8 +172,8 @@ def read_results(path: str | Path) -> Comparison:
         ) from error
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is not JSON ({error}), expected what `ptuning compare` writes. Write it again with "
-            "`ptuning compare CONFIG --tables-only`."
+            f"{path} is not JSON ({error}), expected what `ptuning compare` writes. Delete it, and write it "
+            "again with `ptuning compare CONFIG --tables-only`: finished cells are in cells/ too."
         ) from error
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         found = values.get("format_version") if isinstance(values, dict) else type(values).__name__
@@ -187,6 +187,6 @@ def read_results(path: str | Path) -> Comparison:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"{path} is damaged: {place}: {first['msg']} ({error.error_count()} such places). Write it again with "
-            "`ptuning compare CONFIG --tables-only`."
+            f"{path} is damaged: {place}: {first['msg']} ({error.error_count()} such places). Delete it, and write it "
+            "again with `ptuning compare CONFIG --tables-only`: finished cells are in cells/ too."
         ) from error

@@ -55,7 +55,7 @@ def make_adaptation(
         BackboneError: the backbone does not have what the method trains.
         MissingDependencyError: the method needs a package that is not installed.
     """
-    assert backbone.identity  # is remembered: once a method has changed modules, names of weights are others
+    _ = backbone.identity  # is remembered: once a method has changed modules, names of weights are others
     trunk, family = find_trunk(backbone.model)
     if METHODS[config.method].has_input_prompts:
         return _make_virtual_tokens(config, backbone, kind, examples, generator), backbone

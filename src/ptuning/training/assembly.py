@@ -45,7 +45,8 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, usual: int) -> int
         ConfigError: the config's length (plus prompt_length in shifted mode) is more than the backbone's positions.
     """
     limit = position_limit(backbone.model.config, backbone.family)
-    is_shifted, length = config.prompts.positions == "shifted", config.prompts.prompt_length
+    has_prompts, length = METHODS[config.method].has_deep_prompts, config.prompts.prompt_length
+    is_shifted = has_prompts and config.prompts.positions == "shifted"
     if has_virtual_tokens_in_pattern(config):
         usual += length
     is_added = METHODS[config.method].has_input_prompts and not has_virtual_tokens_in_pattern(config)

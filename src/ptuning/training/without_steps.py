@@ -15,6 +15,7 @@ import torch
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig, load_config
 from ptuning.data.batching import Example
+from ptuning.errors import ConfigError
 from ptuning.heads.pooling import Pooling
 from ptuning.linear_probe import fit_linear, probe_features
 from ptuning.model import PromptedModel
@@ -72,6 +73,11 @@ def settle(
             was started with others.
         CheckpointError: there is nothing to resume.
     """
+    if config.method == "linear-probe" and pooling == "pooler":
+        raise ConfigError(
+            "head.pooling is pooler, but linear-probe is fitted on hidden states as they are, without one. Use cls, "
+            "mean or last, or leave it out for the better of cls and mean."
+        )
     started = time.monotonic()
     metric = str(config.training.metric)
     with claimed(directory):
@@ -79,8 +85,8 @@ def settle(
         if resume:
             check_settings(directory, config, load_config, may_differ=("output", "head.pooling"))
         if resume and (directory / PROMPT_NAME).exists() and (directory / METRICS_NAME).exists():
-            line = (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()[-1]
-            return float(json.loads(line)["seconds"])
+            written = (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()[-1]
+            return float(json.loads(written)["seconds"])
         seed_everything(config.training.seed)
         is_probe = config.method == "linear-probe"
         chosen = config
