@@ -27,7 +27,7 @@ class Evaluation(_Plain):
     """A point of a learning curve.
 
     Attributes:
-        epoch: that it ends, from 1.
+        epoch: that it ends, from 1; 0 for methods that make no steps.
         step: optimizer steps done.
         train_loss: mean over the epoch's batches.
         score: on the rows to choose by.
@@ -49,7 +49,7 @@ class Result(_Plain):
         split: which rows those are.
         num_rows: how many.
         development_score: the metric at the best epoch on the rows that it was chosen by.
-        best_epoch: from 1.
+        best_epoch: from 1; 0 for methods that make no steps.
         steps: optimizer steps.
         curve: one point an evaluation.
         counts: parameters: `trained`, `head`, `backbone`, `transformer`, and what else the method counts.

@@ -65,7 +65,7 @@ class RunResult:
         directory: of the run.
         metric: the validation metric that picked the best epoch.
         metrics: validation metrics of that epoch, fractions in [0, 1].
-        best_epoch: from 1.
+        best_epoch: from 1; 0 for methods that make no steps.
         steps: optimizer steps done.
         seconds: trained, over all sittings.
         counts: parameters of `prompts` as saved, or of what the method trains instead, `head`, `backbone`,
