@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed_parts.epochs import compare_epochs, ratio
+from speed_parts.epochs import NO_DROPOUT, compare_epochs, ratio
 from speed_parts.equal_steps import compare_equal_steps
 from speed_parts.floor import Matrices, add_floor, matrices_of, matrix_rate, spread_of
 from speed_parts.inference import compare_inference
@@ -205,20 +205,23 @@ def _headline(sets: dict[str, Any], device: str) -> dict[str, Any]:
     """The numbers that are asked for first: the worst over the sets."""
     dtype = find_dtype("auto", torch.device(device))
     (auto,) = [name for name, one in _DTYPES.items() if one == dtype]
-    usual = [ratio(r["epochs"], "peft", f"ptuning {auto}") for r in sets.values() if "epochs" in r]
+    epochs = [r["epochs"] for r in sets.values() if "epochs" in r]
+    usual = [ratio(result, "peft", f"ptuning {auto}") for result in epochs]
     equal = [mode["ratio"] for r in sets.values() for mode in r.get("equal", {}).values()]
     trunk = [trunk_reuse_ratio(r["learning"]) for r in sets.values() if "learning" in r]
     shares = {
-        name: [r["epochs"][f"ptuning {name}"]["share_of_floor"] for r in sets.values() if "epochs" in r]
-        for name in _DTYPES
+        side: min((result[f"ptuning {side}"]["share_of_floor"] for result in epochs), default=None)
+        for side in ("bf16", "fp32", f"bf16{NO_DROPOUT}", f"fp32{NO_DROPOUT}")
     }
     return {
         "precision_auto": auto,
         "epoch_ratio_peft_usual": min(usual, default=None),
         "epoch_ratio_peft_equal": min(equal, default=None),
         "trunk_reuse_ratio": min((value for value in trunk if value is not None), default=None),
-        "share_of_floor": min(shares["bf16"], default=None),
-        "share_of_floor_fp32": min(shares["fp32"], default=None),
+        "share_of_floor": shares["bf16"],
+        "share_of_floor_fp32": shares["fp32"],
+        "share_of_floor_no_dropout": shares[f"bf16{NO_DROPOUT}"],
+        "share_of_floor_fp32_no_dropout": shares[f"fp32{NO_DROPOUT}"],
     }
 
 

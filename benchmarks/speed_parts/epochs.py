@@ -21,6 +21,7 @@ from speed_parts.options import Options
 from speed_parts.rows import RealSet
 from speed_parts.workers import Job, Worker, start_all, stop_all, take_turns
 
+NO_DROPOUT = ", no backbone dropout"  # how the name of such a side ends
 WARM_UP = 2  # steps of a side that nobody counts; a Trainer's have the largest batch
 
 
@@ -44,12 +45,15 @@ class EpochOfSide:
 
 
 def compare_epochs(options: Options, real_set: RealSet) -> dict[str, Any]:
-    """Times ours in both precisions and the usual scripts in fp32.
+    """Times ours in both precisions, with and without the backbone's dropout, and the usual scripts in fp32.
 
     Returns:
         Side -> what was measured, as JSON values.
     """
     sides = {f"ptuning {precision}": our_side(options, real_set, precision) for precision in ("bf16", "fp32")}
+    for precision in ("bf16", "fp32"):
+        without = our_side(options, real_set, precision, training__backbone_dropout="off")
+        sides[f"ptuning {precision}{NO_DROPOUT}"] = without
     for method, steps in {"peft": options.usual_steps, "full": options.full_steps}.items():
         sides[method] = usual_side(options, real_set, method, steps)
     if options.adapters_python:
