@@ -51,7 +51,7 @@ _BASE = {"prompts.init": "statistics", "training.learning_rate": 2e-2}
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "fine-tuning": {
         f"fine-tuning {rate:g}": {"method": "fine-tuning", "training.learning_rate": rate}
-        for rate in (5e-5, 1e-4, 2e-4)
+        for rate in (5e-5, 1e-4, 2e-4, 5e-4)
     },
     "start": {
         f"{name}, rate {rate:g}": {**start, "training.learning_rate": rate}
@@ -60,6 +60,16 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "head rate": {
         f"head rate {rate:g}": {**_BASE, "training.head_learning_rate": rate} for rate in (5e-4, 2e-3, 5e-3, 2e-2)
+    },
+    "value rate": {
+        f"keys {keys:g}, values {values:g}": {
+            **_BASE,
+            "training.learning_rate": keys,
+            "training.value_learning_rate": values,
+            "training.head_learning_rate": 2e-2,
+        }
+        for keys in (5e-3, 2e-2)
+        for values in (2e-3, 5e-3, 2e-2, 8e-2)
     },
     "length": {f"length {length}": {**_BASE, "prompts.prompt_length": length} for length in (8, 20, 50, 100)},
     "warm-up": {f"warm-up {part:g}": {**_BASE, "training.warmup": part} for part in (0.0, 0.06, 0.2)},
@@ -72,6 +82,24 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "head 0": {**_BASE, "head.dropout": 0.0},
     },
     "batch": {f"batch {size}": {**_BASE, "training.batch_size": size} for size in (8, 16, 32)},
+    "weight averaging": {
+        "off": _BASE,
+        **{
+            f"decay {decay:g}": {**_BASE, "training.weight_averaging": "ema", "training.averaging_decay": decay}
+            for decay in (0.9, 0.98, 0.995)
+        },
+        "constant rate, decay 0.995": {
+            **_BASE,
+            "training.schedule": "constant",
+            "training.weight_averaging": "ema",
+            "training.averaging_decay": 0.995,
+        },
+    },
+    "gate": {
+        f"gate {gate}, rate {rate:g}": {**_BASE, "prompts.gate": gate, "training.learning_rate": rate}
+        for gate in ("none", "values")
+        for rate in (1e-2, 2e-2, 4e-2)
+    },
 }
 
 
@@ -129,6 +157,7 @@ def _run(data: Path, task: str, own: dict[str, Any], seed: int, arguments: argpa
         started = time.perf_counter()
         result = ptuning.train(ptuning.load_config(None, settings))
         lines = (Path(directory) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        resolved = ptuning.load_config(Path(directory) / "run" / "config.yaml")
     each = [json.loads(line)["validation"][result.metric] for line in lines]
     return {
         "metric": result.metric,
@@ -137,6 +166,7 @@ def _run(data: Path, task: str, own: dict[str, Any], seed: int, arguments: argpa
         "best_epoch": result.best_epoch,
         "seconds": round(time.perf_counter() - started, 1),
         "trained": result.counts["trained"],
+        "learning_rate": resolved.training.learning_rate,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ptuning import load_backbone
+from ptuning.config import load_config, with_method_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -212,3 +213,12 @@ def test_sample_of_batches_has_all_sizes_and_begins_with_the_largest(
     assert made.positions(first) == sizes[-1]
     assert sorted(map(made.positions, drawn)) == [sizes[1], sizes[5], sizes[8]]  # of 10, the middles of three parts
     assert sum(made.tokens(batch) for batch in made.random_batches()) == made.num_tokens
+
+
+def test_candidates_of_the_recipe_study_are_settings_that_fit_their_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    study = importlib.import_module("recipe_study")
+    for candidates in study.GROUPS.values():
+        assert len({json.dumps(own, sort_keys=True) for own in candidates.values()}) == len(candidates)
+        for own in candidates.values():
+            with_method_defaults(load_config(None, {**study.COMMON, "task": "glue/sst2", **own}))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ptuning.compare import identity
 from ptuning.compare.identity import cell_key, data_digest, portable_settings
 from ptuning.config import METHODS, RunConfig, load_config
 from ptuning.errors import DataError
@@ -106,3 +107,21 @@ def test_settings_for_others_have_no_paths(config: RunConfig, tmp_path: Path) ->
 
 def test_a_key_says_what_the_cell_is(config: RunConfig) -> None:
     assert cell_key(config, "validation").startswith("p-tuning-v2-classification-11-")
+
+
+@pytest.mark.parametrize(
+    ("group", "setting", "other"),
+    [
+        ("prompts", "gate", "values"),
+        ("training", "value_learning_rate", 0.5),
+        ("training", "weight_averaging", "ema"),
+        ("training", "averaging_decay", 0.5),
+    ],
+)
+def test_settings_that_came_later_leave_the_cells_of_before_as_they_were(
+    group: str, setting: str, other: Any, config: RunConfig
+) -> None:
+    assert setting not in identity._deciding(config, "validation")["settings"][group]
+    changed = _with(config, f"{group}.{setting}", other)
+    assert identity._deciding(changed, "validation")["settings"][group][setting] == other
+    assert cell_key(changed, "validation") != cell_key(config, "validation")

@@ -97,6 +97,7 @@ def test_the_mlp_starts_as_the_original_whatever_the_std_of_a_plain_start(init_s
         ({"dropout": -0.1}, ConfigError, "prompts.dropout is -0.1"),
         ({"initial": torch.zeros(3, 2, 2, 4, 4)}, PromptError, r"have shape \(3, 2, 2, 4, 4\), expected .* 5, 4\)"),
         ({"reparameterization": "lstm"}, ConfigError, "is 'lstm', expected `none` or `mlp`"),
+        ({"gate": "keys"}, ConfigError, "prompts.gate is .keys., expected `none` or `values`"),
         ({"reparameterization": "mlp"}, ConfigError, "`mlp` needs hidden_size"),
         (
             {"reparameterization": "mlp", "hidden_size": 8, "initial": torch.zeros(3, 2, 2, 5, 4)},
@@ -115,3 +116,19 @@ def test_given_prompts_are_the_callers_own_tensor() -> None:
     given = GivenPrompts(tensor)
     assert given() is tensor and given.shape == (1, 2, 3, 4, 5) and given.prompt_length == 4
     assert not list(given.parameters())
+
+
+def test_a_gate_multiplies_the_values_of_each_layer_and_head() -> None:
+    plain = DeepPrompts(**SIZES, generator=_seeded())
+    gated = DeepPrompts(**SIZES, gate="values", generator=_seeded())
+    assert gated.gate is not None and gated.gate.shape == (3, 2)
+    assert gated().shape == gated.shape and not gated()[:, 1].any()
+    gated().sum().backward()
+    assert gated.prompts is not None and gated.prompts.grad is not None
+    assert gated.gate.grad is not None and gated.gate.grad.all() and not gated.prompts.grad[:, 1].any()
+    with torch.no_grad():
+        gated.gate.copy_(torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0]]))
+    keys, values = plain().unbind(1)
+    assert torch.equal(gated()[:, 0], keys)
+    assert torch.equal(gated()[1, 1, 0], 3 * values[1, 0]) and torch.equal(gated()[1, 1, 1], -values[1, 1])
+    assert torch.equal(DeepPrompts(**SIZES, initial=gated.folded())(), gated())

@@ -41,7 +41,14 @@ BY_TOKENS = {
     "training.weight_decay": 0.01,
 }
 IN_PIECES = {**BY_SIZE, "training.batch_size": 12, "training.micro_batch_tokens": 40, "training.checkpoint_steps": 1}
-SETTINGS = {"size": BY_SIZE, "tokens": BY_TOKENS, "pieces": IN_PIECES}
+AVERAGED = {
+    **BY_SIZE,
+    "prompts.gate": "values",
+    "training.value_learning_rate": 0.03,
+    "training.weight_averaging": "ema",
+    "training.averaging_decay": 0.3,
+}
+SETTINGS = {"size": BY_SIZE, "tokens": BY_TOKENS, "pieces": IN_PIECES, "averaged": AVERAGED}
 # (settings, the moments at which it dies, one after another)
 CASES = {
     "before the first checkpoint": ("size", ["step 1"]),
@@ -56,6 +63,8 @@ CASES = {
     "with batches by tokens": ("tokens", ["step 5"]),
     "with batches by tokens, after an evaluation": ("tokens", ["evaluated 2"]),
     "with batches in pieces": ("pieces", ["step 2"]),
+    "with a gate, a rate of values, and averages": ("averaged", ["step 5"]),
+    "with averages, after an evaluation": ("averaged", ["evaluated 2"]),
 }
 
 

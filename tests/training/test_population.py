@@ -41,6 +41,7 @@ CANDIDATES: list[dict[str, Any]] = [
     {"prompts.layers": "last:1", "training.seed": 3, "training.max_grad_norm": 0.01},
     {"prompts.reparameterization": "mlp", "prompts.reparameterization_size": 8, "training.seed": 3},
     {"prompts.init": "tokens", "training.schedule": "exponential_per_epoch"},
+    {"prompts.gate": "values", "training.value_learning_rate": 0.03, "training.weight_averaging": "ema"},
 ]
 KINDS = ("classification", "regression", "multiple_choice", "token_classification", "question_answering", "cloze")
 NO_EFFECT = ("multiple_choice", "question_answering", "cloze")  # of what is added to all outputs: rounding alone

@@ -142,3 +142,16 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(saved: Path, monkeypatc
         save_state(saved, Progress(epoch=2), *_model(), ORIGIN)
     assert (saved / "state.json").read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
+
+
+def test_averages_are_kept_and_put_back_in_place(tmp_path: Path) -> None:
+    averages = {"heads.0.linear.bias": torch.rand(3), "steps.0": torch.tensor(17)}
+    save_state(tmp_path / "last", Progress(), *_model(), ORIGIN, averages)
+    others = {name: torch.zeros_like(tensor) for name, tensor in averages.items()}
+    load_state(tmp_path / "last", *_model(), ORIGIN, others)
+    assert all(torch.equal(others[name], tensor) for name, tensor in averages.items())
+
+
+def test_other_averages_are_refused_and_named(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has averages of \[\], expected \['steps.0'\]. Resume with the set"):
+        load_state(saved, *_model(), ORIGIN, {"steps.0": torch.tensor(0)})

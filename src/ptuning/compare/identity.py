@@ -26,6 +26,12 @@ from ptuning.tasks.presets import get_task
 VERSION = 1
 """Of what a cell does with its settings; a change that makes old results wrong raises it."""
 
+_LATER = {
+    "prompts": ("gate",),
+    "training": ("value_learning_rate", "weight_averaging", "averaging_decay"),
+}
+"""Settings that came after results were kept: as long as they have their defaults, a cell is the one it was."""
+
 _BESIDE = ("dataset_info.json",)  # read with the splits
 
 
@@ -83,6 +89,11 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
         start = values[group]["init"]
         if start not in STARTS and Path(start).is_dir():
             values[group]["init"] = _files(str(Path(start).resolve()))
+    for group, names in _LATER.items():
+        defaults = RunConfig.model_fields[group].get_default(call_default_factory=True)
+        for name in names:
+            if values[group][name] == getattr(defaults, name):
+                del values[group][name]
     return {"version": VERSION, "split": split, "settings": values}
 
 

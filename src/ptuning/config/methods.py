@@ -184,6 +184,15 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
         )
     if method.reparameterizations:
         _check_prompts(config, method, made)
+    if prompts.gate != "none":
+        _check_gate(config, method)
+    if training.value_learning_rate is not None and (made != "none" or not method.has_deep_prompts):
+        why = (
+            f"the {made} of prompts.reparameterization makes keys and values together"
+            if method.has_deep_prompts
+            else f"method {method.name} trains no keys and values"
+        )
+        raise ConfigError(f"training.value_learning_rate is {training.value_learning_rate:g}, but {why}. Leave it out.")
     if prompts.mixture > 1 and method.name != "soft-prompts":
         raise ConfigError(
             f"prompts.mixture is {prompts.mixture}, but method {method.name} has no mixture of prompts, as "
@@ -209,6 +218,19 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     return config.model_copy(update=groups)
+
+
+def _check_gate(config: RunConfig, method: Method) -> None:
+    gate, init = config.prompts.gate, config.prompts.init
+    if not method.has_deep_prompts:
+        raise ConfigError(
+            f"prompts.gate is {gate}, but method {method.name} has no values at every layer to gate. Leave it out."
+        )
+    if init is not None and init not in STARTS:
+        raise ConfigError(
+            f"prompts.gate is {gate}, which begins with values of 0, but prompts.init is {init!r}, a saved prompt, "
+            "whose values would be lost. Use `gate: none` with it."
+        )
 
 
 def _check_prompts(config: RunConfig, method: Method, made: str) -> None:

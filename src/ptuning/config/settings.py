@@ -90,6 +90,11 @@ class PromptsConfig(Settings):
         "values always. Embeddings that are trained themselves: times that of the vocabulary's",
     )
     init_text: str | None = Field(None, description="the text whose keys and values init: text starts from")
+    gate: Literal["none", "values"] = Field(
+        "none",
+        description="values: those of each layer and head are multiplied by a trained number that starts at 0, so that "
+        "virtual tokens begin with nothing to say; it is folded into the saved values",
+    )
     dropout: Float = Field(0.0, ge=0.0, lt=1.0, description="probability of zeroing entries of keys and values")
 
     @model_validator(mode="after")
@@ -163,11 +168,22 @@ class TrainingConfig(Settings):
     learning_rate: Float | None = Field(
         None, gt=0.0, description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2"
     )
+    value_learning_rate: Float | None = Field(
+        None, gt=0.0, description="of the values of prompts, and of their gate; default: learning_rate, as for keys"
+    )
     head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate")
     schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
         "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"
     )
     warmup: Float = Field(0.06, ge=0.0, lt=1.0, description="fraction of all optimizer steps")
+    weight_averaging: Literal["off", "ema"] = Field(
+        "off",
+        description="ema: what is scored and saved is a moving average of what is trained, over the optimizer steps; "
+        "training itself is the same",
+    )
+    averaging_decay: Float = Field(
+        0.99, gt=0.0, lt=1.0, description="of weight_averaging: what the average keeps at a step, less at first"
+    )
     weight_decay: Float = Field(0.0, ge=0.0, description="of AdamW")
     max_grad_norm: Float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
     batch_size: Int = Field(16, ge=1, description="examples a batch")

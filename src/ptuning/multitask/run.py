@@ -148,8 +148,8 @@ def _train_seed(
         )
         return _of_run(result, stage, seed, name, output)
 
-    # The MLP, if there was one, is folded: what goes on are the prompts that it made.
-    start = {"init": str(directory.resolve()), "init_text": None, "reparameterization": "none"}
+    # The MLP or gate, if there was one, is folded: what goes on are the prompts that it made.
+    start = {"init": str(directory.resolve()), "init_text": None, "reparameterization": "none", "gate": "none"}
     from_shared = config.prompts.model_copy(update=start)
     for name in prepared:
         head_init = str((directory / TASKS_NAME / name).resolve()) if config.head_init == "shared" else "normal"

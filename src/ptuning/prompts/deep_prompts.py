@@ -1,7 +1,8 @@
 """The trained prompts of one task: a key and a value for every virtual token at every prompted layer.
 
 Implements deep prompt tuning (Liu et al., ACL 2022, arXiv 2110.07602, section 3.2) with its optional
-reparameterization. Letters in shape comments: L prompted layers, H key/value heads, P prompt length, D head width.
+reparameterization, and an optional gate on values. Letters in shape comments: L prompted layers, H key/value heads,
+P prompt length, D head width.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ptuning.errors import ConfigError, PromptError
 
 Reparameterization = Literal["none", "mlp"]
+Gate = Literal["none", "values"]
 
 _OFFICIAL_STD = 0.02  # initializer_range of the backbones of the official code
 
@@ -30,6 +32,7 @@ class DeepPrompts(nn.Module):
             Of no effect with `mlp`, which always starts as the official code's (see `PromptMLP`).
         initial: start from these values instead, shape (num_prompted_layers, 2, num_kv_heads, prompt_length,
             head_dim). They are copied. Not possible with a reparameterization, whose output they would have to be.
+        gate: `values` multiplies the values of each layer and head by a trained number that starts at 0.
         reparameterization: `none` trains the prompts themselves; `mlp` trains an MLP that produces them.
         hidden_size: width of the MLP's embedding, the backbone's hidden size. Needed for `mlp`.
         reparameterization_size: inner width of the MLP.
@@ -39,10 +42,13 @@ class DeepPrompts(nn.Module):
 
     Raises:
         PromptError: a size is out of range, or `initial` has another shape.
-        ConfigError: the reparameterization is unknown or contradicts `initial`.
+        ConfigError: the reparameterization or gate is unknown, or contradicts `initial`.
 
     Source: THUDM/P-tuning-v2 `model/prefix_encoder.py`; its training scripts re-initialise the encoder with the
         backbone's initializer_range, so N(0, 0.02) there and not the N(0, 1) of a bare embedding.
+        The gate is in the spirit of LLaMA-Adapter (Zhang et al. 2023, arXiv 2303.16199, section 3.2), whose
+        zero-initialised gate is a factor of the attention on virtual tokens, computed apart from that on real ones.
+        That is no key and value that a stock attention could see; a factor of values is, and is folded into them.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class DeepPrompts(nn.Module):
         head_dim: int,
         init_std: float = 0.02,
         initial: Tensor | None = None,
+        gate: Gate = "none",
         reparameterization: Reparameterization = "none",
         hidden_size: int | None = None,
         reparameterization_size: int = 512,
@@ -73,6 +80,11 @@ class DeepPrompts(nn.Module):
         self.dropout = dropout
         self.prompts: nn.Parameter | None = None
         self.mlp: PromptMLP | None = None
+        if gate not in ("none", "values"):
+            raise ConfigError(f"prompts.gate is {gate!r}, expected `none` or `values`. Set one of these.")
+        self.gate: nn.Parameter | None = None
+        if gate == "values":
+            self.gate = nn.Parameter(torch.zeros(num_prompted_layers, num_kv_heads))
         if reparameterization == "none":
             start = torch.empty(self.shape).normal_(std=init_std, generator=generator) if initial is None else initial
             if tuple(start.shape) != self.shape:
@@ -106,15 +118,23 @@ class DeepPrompts(nn.Module):
 
     def forward(self) -> Tensor:
         """Returns the prompts: (num_prompted_layers, 2, num_kv_heads, prompt_length, head_dim)."""
-        if self.mlp is not None:
-            produced: Tensor = self.mlp()
-            return produced
-        assert self.prompts is not None
-        return self.prompts
+        made = self.prompts if self.mlp is None else self.mlp()
+        assert made is not None
+        if self.gate is None:
+            return made
+        keys, values = made.unbind(1)  # (L, H, P, D)
+        return torch.stack([keys, values * self.gate[:, :, None, None]], dim=1)  # (L, 2, H, P, D)
+
+    def value_parts(self) -> list[Tensor]:
+        """Returns views of what is trained of values alone, and the gate; nothing with a reparameterization."""
+        if self.prompts is None:
+            return []
+        values = self.prompts.detach()[:, 1]  # (L, H, P, D)
+        return [values] if self.gate is None else [values, self.gate.detach()]
 
     @torch.no_grad()
     def folded(self) -> Tensor:
-        """Returns what is saved: the prompts themselves, fp32, free of the reparameterization and of autograd."""
+        """Returns what is saved: the prompts, fp32, free of reparameterization, gate and autograd."""
         prompts: Tensor = self()
         return prompts.detach().float().clone()
 

@@ -188,6 +188,7 @@ def _make_prompts(
         head_dim=description.head_dim,
         init_std=settings.init_std,
         initial=_initial_prompts(settings, backbone, layers, examples, generator),
+        gate=settings.gate,
         reparameterization="mlp" if settings.reparameterization == "mlp" else "none",
         hidden_size=description.hidden_size,
         reparameterization_size=settings.reparameterization_size,

@@ -26,6 +26,7 @@ from ptuning.errors import ConfigError, TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts.norms import entry_norms
 from ptuning.training.assembly import assemble_model
+from ptuning.training.averaging import Averages
 from ptuning.training.directory import (
     CHECKPOINT_NAME,
     METRICS_NAME,
@@ -180,9 +181,10 @@ def _run(
     report: Reporter,
 ) -> Progress:
     optimizer = make_optimizer(model, [candidate.config for candidate in course.candidates])
+    averages = Averages(model, [candidate.config for candidate in course.candidates])
     parameters = trained_parameters(model)
     checkpoint = directory / CHECKPOINT_NAME
-    progress = load_state(checkpoint, parameters, optimizer, origin)
+    progress = load_state(checkpoint, parameters, optimizer, origin, averages.tensors())
     progress = progress or Progress(standings=[Standing() for _ in course.candidates])
     cut_metrics(directory, progress.metric_lines)
     if trunk is not None and not progress.finished:
@@ -209,7 +211,7 @@ def _run(
     hooks = Hooks(
         evaluate=lambda candidate: course.evaluate(model, candidate),
         record=record,
-        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin),
+        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin, averages.tensors()),
     )
     try:
         fit(
@@ -223,6 +225,7 @@ def _run(
             progress=progress,
             hooks=hooks,
             report=report,
+            averages=averages,
             survivors=course.survivors,
             candidates_at_once=course.candidates_at_once,
         )

@@ -25,12 +25,15 @@ from ptuning.data.batching import Example, LengthBatches, MixedBatches
 from ptuning.errors import TrainingError
 from ptuning.inference import padding_ids
 from ptuning.model import PromptedModel, candidate_parameters, is_head_parameter
+from ptuning.prompts import DeepPrompts
 from ptuning.tasks import TaskKind
+from ptuning.training.averaging import Averages
 from ptuning.training.guard import divergence
 from ptuning.training.micro_batches import Chosen, MicroBatches
 from ptuning.training.reporting import EpochReport, Reporter
 from ptuning.training.schedule import schedule_factor
 from ptuning.training.state import Progress
+from ptuning.training.value_rate import FACTOR, give_values_their_rate
 
 _LOSSES_AT_ONCE = 10  # reading them waits for the device
 
@@ -80,8 +83,12 @@ class Hooks:
 
 
 def make_optimizer(model: PromptedModel, configs: Sequence[RunConfig]) -> torch.optim.AdamW:
-    """AdamW over what is trained: for each candidate a group of its prompts and one of its heads, with their rates."""
+    """AdamW over what is trained: for each candidate a group of its prompts and one of its heads, with their rates.
+
+    Values of prompts move by a rate of their own where they have one.
+    """
     groups: list[dict[str, Any]] = []
+    apart: dict[int, DeepPrompts] = {}  # whose values have a rate of their own
     for candidate, config in enumerate(configs):
         training = config.training
         parameters = candidate_parameters(model, candidate, len(configs))
@@ -91,7 +98,14 @@ def make_optimizer(model: PromptedModel, configs: Sequence[RunConfig]) -> torch.
             if members:
                 options = {"lr": rate, "weight_decay": training.weight_decay, "candidate": candidate}
                 groups.append({"params": members, **options})
-    return torch.optim.AdamW(groups)
+        own = model.bank.prompts[candidate]
+        if training.value_learning_rate is not None and training.learning_rate and isinstance(own, DeepPrompts):
+            groups[-2 if head else -1][FACTOR] = training.value_learning_rate / training.learning_rate
+            apart[candidate] = own
+    optimizer = torch.optim.AdamW(groups)
+    if apart:
+        give_values_their_rate(optimizer, apart)
+    return optimizer
 
 
 def make_batches(config: RunConfig, examples: list[Example]) -> LengthBatches:
@@ -127,6 +141,7 @@ def fit(
     progress: Progress,
     hooks: Hooks,
     report: Reporter,
+    averages: Averages | None = None,
     survivors: Mapping[int, int] | None = None,
     candidates_at_once: int | None = None,
 ) -> None:
@@ -143,6 +158,7 @@ def fit(
         progress: where the run stands; updated in place.
         hooks: evaluation and what is kept.
         report: who is told.
+        averages: of what is trained, where some candidate has them; as they stand, and updated in place.
         survivors: after an epoch (from 1), how many of the candidates go on at most; the others are dropped.
         candidates_at_once: how many share a forward; all by default.
 
@@ -155,6 +171,7 @@ def fit(
     total_steps = min(training.max_steps or epoch_ends[-1], epoch_ends[-1])
     base_rates = [group["lr"] for group in optimizer.param_groups]
     owned = [list(candidate_parameters(model, number, len(candidates)).values()) for number, _ in enumerate(candidates)]
+    averages = averages or Averages(model, [candidate.config for candidate in candidates])
     kinds, padding = [part.kind for part in parts], padding_ids(tokenizer)
     micro_batches = MicroBatches(
         model, kinds, padding=padding, accelerator=accelerator, config=candidates[0].config, report=report
@@ -179,6 +196,7 @@ def fit(
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factors[group["candidate"]](progress.step)
             optimizer.step()
+            averages.update(alive)
             optimizer.zero_grad(set_to_none=True)
             progress.batch += size
             progress.step += 1
@@ -193,7 +211,8 @@ def fit(
         epoch, is_last = progress.epoch + 1, progress.epoch + 1 == training.epochs or progress.step >= total_steps
         if is_last or epoch % (training.evaluation_epochs or 1) == 0 or epoch in (survivors or {}):
             for number in progress.alive:
-                _evaluate(number, candidates, metric, started, progress, hooks, report)
+                with averages.in_place_of_weights(number):
+                    _evaluate(number, candidates, metric, started, progress, hooks, report)
         for standing in progress.standings:
             standing.loss_sum = 0.0
         if survivors is not None and epoch in survivors:

@@ -69,8 +69,8 @@ class RunResult:
         steps: optimizer steps done.
         seconds: trained, over all sittings.
         counts: parameters of `prompts` as saved, or of what the method trains instead, `head`, `backbone`,
-            `transformer` (the backbone without embeddings), and `trained` (more than the first two where an MLP or LSTM
-            makes the prompts).
+            `transformer` (the backbone without embeddings), and `trained` (more than the first two where an MLP, LSTM
+            or gate makes the prompts).
     """
 
     directory: Path
@@ -422,7 +422,7 @@ def count_parameters(
         "head": in_head,
         "backbone": description.num_parameters,
         "transformer": description.num_transformer_parameters,
-        "trained": trained + in_head,  # with an MLP or LSTM more than what is saved
+        "trained": trained + in_head,  # with an MLP, LSTM or gate more than what is saved
     }
 
 

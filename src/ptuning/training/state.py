@@ -2,7 +2,7 @@
 
     checkpoints/last/
       state.json             where the run stands: epoch, batch, step, best scores, lines of metrics.jsonl
-      tensors.safetensors    trained parameters, optimizer moments, random state
+      tensors.safetensors    trained parameters, optimizer moments, averages, random state
 
 Ours, because accelerate's `save_state` pickles.
 """
@@ -106,6 +106,7 @@ def save_state(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     origin: Mapping[str, str],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes `checkpoints/last` as a whole.
 
@@ -115,6 +116,7 @@ def save_state(
         parameters: the trained parameters by name.
         optimizer: over the same parameters.
         origin: digests of the `data` and the `backbone`.
+        averages: what moving averages of the parameters go on from, by name.
     """
 
     def write(temporary: Path) -> None:
@@ -122,6 +124,7 @@ def save_state(
         for name, parameter in parameters.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        tensors |= {f"average.{name}": value for name, value in (averages or {}).items()}
         tensors |= {f"random.{name}": value for name, value in random_state().items()}
         tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
         save_file(tensors, temporary / "tensors.safetensors")
@@ -136,6 +139,7 @@ def load_state(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     origin: Mapping[str, str],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> Progress | None:
     """Puts back parameters, optimizer and random state, and returns where the run stood.
 
@@ -144,6 +148,7 @@ def load_state(
         parameters: the trained parameters by name; filled in place.
         optimizer: over the same parameters; filled in place.
         origin: digests of the `data` and the `backbone` at hand, which must be those of the run.
+        averages: what moving averages of the parameters go on from, by name; filled in place.
 
     Returns:
         None when the run was stopped before its first checkpoint.
@@ -178,6 +183,12 @@ def load_state(
             f"{directory} has trained parameters {sorted(names)}, expected {sorted(parameters)}. "
             "Resume with the settings the run was started with, or start again with --overwrite."
         )
+    averaged = {name.removeprefix("average.") for name in tensors if name.startswith("average.")}
+    if averaged != set(averages or {}):
+        raise CheckpointError(
+            f"{directory} has averages of {sorted(averaged)}, expected {sorted(averages or {})}. "
+            "Resume with the settings the run was started with, or start again with --overwrite."
+        )
     for name, parameter in parameters.items():
         shape = tuple(tensors[f"parameter.{name}"].shape)
         if shape != tuple(parameter.shape):
@@ -186,6 +197,8 @@ def load_state(
                 "Resume with the settings the run was started with, or start again with --overwrite."
             )
     with torch.no_grad():
+        for name, average in (averages or {}).items():
+            average.copy_(tensors[f"average.{name}"])
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
             moments = {
