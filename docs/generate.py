@@ -207,8 +207,8 @@ def backbones() -> list[str]:
 _ABOUT_METHODS = """
 What `method` takes. This is the paper's Table 1 for what is here: what each method trains, where that acts, and which
 head reads the result. All but fine-tuning leave the backbone as it is. A linear head is trained too; a verbalizer has
-nothing to train. With the same settings they see the same examples in the same order, under the same head and metric.
-`ptuning compare` runs them side by side: [compare.md](compare.md).
+nothing to train. With the same settings and seed they see the same examples in the same order, under the same metric
+and a head that starts with the same numbers. `ptuning compare` runs them side by side: [compare.md](compare.md).
 """
 
 

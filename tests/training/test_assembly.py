@@ -90,6 +90,62 @@ def test_the_mlp_learns_at_the_default_settings(tmp_path: Path) -> None:
     assert first["train_loss"] < 2.07 and second["train_loss"] < 1.6
 
 
+HEAD_STARTS: list[dict[str, Any]] = [
+    {},
+    {"prompts.prompt_length": 0},
+    {"prompts.prompt_length": 9, "prompts.init_std": 0.02},
+    {"prompts.init": "tokens"},
+    {"prompts.layers": "last:1"},
+    {"method": "prefix-tuning", "prompts.reparameterization": "mlp"},
+    {"method": "prompt-tuning"},
+    {"method": "p-tuning", "prompts.reparameterization": "lstm"},
+    {"method": "fine-tuning"},
+    {"method": "linear-probe"},
+    {"method": "bitfit"},
+    {"method": "lora"},
+]
+
+
+def _heads(model: PromptedModel) -> list[dict[str, torch.Tensor]]:
+    return [{name: value.clone() for name, value in head.state_dict().items()} for head in model.heads]
+
+
+def _are_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_with_one_seed_all_methods_and_prompts_start_with_the_same_head(assemble: Callable[..., Any]) -> None:
+    (first,) = _heads(assemble()[0])
+    for settings in HEAD_STARTS:
+        torch.rand(3)  # what was drawn before does not matter
+        (head,) = _heads(assemble(**settings)[0])
+        assert _are_equal(head, first), settings
+    (other,) = _heads(assemble(**{"training.seed": 12})[0])
+    assert not torch.equal(other["linear.weight"], first["linear.weight"])
+
+
+def test_candidates_and_data_sets_start_with_the_head_that_they_have_alone(
+    tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
+) -> None:
+    configs = [
+        tiny_run(tmp_path, **settings)
+        for settings in ({}, {"prompts.prompt_length": 7}, {"prompts.init": "tokens"}, {"training.seed": 12})
+    ]
+    prepared = prepare_task(configs[0], backbone)
+
+    def start(configs: list[Any], others: int = 0) -> list[dict[str, torch.Tensor]]:
+        kinds = [prepared.kind] * others
+        one, *more = configs
+        model = assemble_model(one, backbone, prepared.kind, prepared.train, other_kinds=kinds, other_configs=more)
+        model.detach()
+        return _heads(model)
+
+    alone = [start([config])[0] for config in configs]
+    together = start(configs, others=1)
+    assert len(together) == 8
+    assert all(_are_equal(head, alone[number // 2]) for number, head in enumerate(together))
+
+
 def test_starting_from_text_takes_the_keys_and_values_of_its_first_tokens(
     assemble: Callable[..., Any], backbone: Backbone
 ) -> None:

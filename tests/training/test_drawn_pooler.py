@@ -24,6 +24,7 @@ from ptuning.predictor import load
 from ptuning.tasks.classification import Classification
 from ptuning.training import execution
 from ptuning.training.run import train
+from ptuning.training.seed import generator_for
 
 TinyRun = Callable[..., Any]
 DRAW = {"head.pooling": "pooler", "head.missing_pooler": "draw"}
@@ -72,7 +73,7 @@ def test_the_drawn_pooler_is_frozen_and_saved_bit_for_bit(
     assert trained == ["bank.prompts.0.prompts", "heads.0.linear.weight", "heads.0.linear.bias"]
     tensors = _tensors(tmp_path / "run")
     assert set(tensors) == HEAD | POOLER
-    expected = draw_pooler(32, std=0.05, seed=11)
+    expected = draw_pooler(32, std=0.05, generator=generator_for("pooler", 11))
     assert torch.equal(tensors["pooler.dense.weight"], expected.dense.weight)
     assert not tensors["pooler.dense.bias"].any()
     assert result.counts["head"] == tensors["head.linear.weight"].numel() + tensors["head.linear.bias"].numel()

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from ptuning.training.seed import random_state, restore_random_state, seed_everything
+from ptuning.training.seed import generator_for, random_state, restore_random_state, seed_everything
 
 
 def test_the_same_seed_draws_the_same_numbers() -> None:
@@ -39,3 +39,11 @@ def test_the_state_of_an_apple_gpu_is_kept_where_there_is_one(monkeypatch: pytes
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     restore_random_state(state)  # taken up on another machine
     assert len(on_gpu) == 2 and "mps" not in random_state()
+
+
+def test_a_generator_of_its_own_depends_on_name_and_seed_alone() -> None:
+    first = torch.rand(3, generator=generator_for("head", 11))
+    torch.rand(5)
+    assert torch.equal(torch.rand(3, generator=generator_for("head", 11)), first)
+    for other in (generator_for("head", 12), generator_for("pooler", 11), torch.Generator().manual_seed(11)):
+        assert not torch.equal(torch.rand(3, generator=other), first)

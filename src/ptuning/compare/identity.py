@@ -23,7 +23,7 @@ from ptuning.data.sources import source_directory
 from ptuning.errors import DataError
 from ptuning.tasks.presets import get_task
 
-VERSION = 1
+VERSION = 2
 """Of what a cell does with its settings; a change that makes old results wrong raises it."""
 
 _LATER = {

@@ -6,8 +6,6 @@ N(0, initializer_range)), which THUDM/P-tuning-v2 then freezes together with the
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
@@ -30,17 +28,16 @@ class DrawnPooler(nn.Module):
         return first.tanh()
 
 
-def draw_pooler(hidden_size: int, *, std: float, seed: int) -> DrawnPooler:
+def draw_pooler(hidden_size: int, *, std: float, generator: torch.Generator) -> DrawnPooler:
     """Draws a pooler's weights from N(0, std); biases are 0.
 
     Args:
         hidden_size: width of hidden states.
         std: standard deviation.
-        seed: of the run. The numbers depend on it alone, so that a run that goes on draws the same ones, whatever its
-            prompts started from.
+        generator: source of the numbers. One that depends on the run's seed alone makes a run that goes on draw the
+            same ones, whatever its prompts started from.
     """
-    own_seed = int.from_bytes(hashlib.sha256(f"pooler {seed}".encode()).digest()[:8], "big") >> 1
     pooler = DrawnPooler(hidden_size)
-    nn.init.normal_(pooler.dense.weight, std=std, generator=torch.Generator().manual_seed(own_seed))
+    nn.init.normal_(pooler.dense.weight, std=std, generator=generator)
     nn.init.zeros_(pooler.dense.bias)
     return pooler

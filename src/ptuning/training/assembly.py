@@ -29,6 +29,7 @@ from ptuning.tasks import TaskKind
 from ptuning.tasks.patterned import label_word_ids
 from ptuning.tasks.resolving import has_virtual_tokens_in_pattern
 from ptuning.training.adapting import make_adaptation, no_prompts
+from ptuning.training.seed import generator_for
 
 _ENOUGH_EXAMPLES = 32  # some hundred tokens, for the mean and deviation of keys and values
 
@@ -114,7 +115,7 @@ def assemble_model(
             _check_serves_one(one, len(other_kinds) + len(other_configs))
             bank.add(no_prompts(backbone))
             adaptation, backbone = make_adaptation(one, backbone, kind, examples, generator)  # perhaps a copy of it
-        heads += _make_heads(one, backbone, (kind, *other_kinds), generator)
+        heads += _make_heads(one, backbone, (kind, *other_kinds))
     model = PromptedModel(
         backbone,
         bank,
@@ -197,10 +198,12 @@ def _make_prompts(
     )
 
 
-def _make_heads(
-    config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind], generator: torch.Generator
-) -> list[nn.Module]:
-    """A head for each data set; the first may start from a saved one."""
+def _make_heads(config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind]) -> list[nn.Module]:
+    """A head for each data set; the first may start from a saved one.
+
+    The normal start depends on the seed alone: methods, prompt lengths and candidates begin with one and the same head,
+    and so does a data set that is trained alone or with others.
+    """
     description = backbone.description
     if config.head.kind == "verbalizer":
         words_at_mask = load_language_modeling_head(backbone)
@@ -213,7 +216,8 @@ def _make_heads(
         ]
     pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
     if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
-        pooler = draw_pooler(description.hidden_size, std=description.initializer_range, seed=config.training.seed)
+        draws = generator_for("pooler", config.training.seed)
+        pooler = draw_pooler(description.hidden_size, std=description.initializer_range, generator=draws)
     heads: list[nn.Module] = [
         make_head(
             kind.head_kind,
@@ -222,7 +226,7 @@ def _make_heads(
             pooling=pooling,
             pooler=pooler,
             dropout=config.head.dropout,
-            generator=generator,
+            generator=generator_for("head", config.training.seed),
         )
         for kind in kinds
     ]

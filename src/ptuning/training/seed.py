@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
@@ -12,6 +13,17 @@ def seed_everything(seed: int) -> None:
     """Seeds Python's and torch's generators on all devices."""
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def generator_for(what: str, seed: int) -> torch.Generator:
+    """Returns a source of random numbers that depends on a seed and a name alone, not on what was drawn before.
+
+    Args:
+        what: that it is for, such as `head`; another name gives other numbers.
+        seed: of the run.
+    """
+    own_seed = int.from_bytes(hashlib.sha256(f"{what} {seed}".encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(own_seed)
 
 
 def random_state() -> dict[str, torch.Tensor]:
