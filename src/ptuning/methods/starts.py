@@ -1,15 +1,20 @@
 """What virtual tokens among the input start from: random numbers, or embeddings of tokens that the backbone knows.
 
 Source: Lester et al. 2021, section 3.2, for the vocabulary and the labels. There the vocabulary is its most frequent
-tokens; tokenizers do not say which those are, so here it is all of them but special ones.
+tokens; tokenizers do not say which those are, so here it is all that stand for text (`ordinary_ids`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+# Rows that were kept free in training: BERT's, Gemma's, and those that fill up RoBERTa's vocabulary.
+_UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")
 
 
 def from_noise(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
@@ -17,21 +22,23 @@ def from_noise(shape: tuple[int, ...], std: float, generator: torch.Generator) -
     return torch.empty(shape).normal_(std=std, generator=generator)
 
 
-def from_vocabulary(weight: Tensor, special: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
-    """Picks the embeddings of tokens at random, none twice as long as there are enough.
+def ordinary_ids(tokenizer: Any, vocab_size: int) -> Tensor:
+    """The ids of tokens that stand for text.
+
+    Left out are special tokens, those that the tokenizer names as unused, and rows of the embeddings that it has no
+    token for.
 
     Args:
-        weight: (vocab_size, embedding_size).
-        special: token ids that are not picked.
-        count: how many.
-        generator: source of the choice.
+        tokenizer: a transformers tokenizer.
+        vocab_size: rows of the embeddings.
 
     Returns:
-        (count, embedding_size) in float32.
+        (num_tokens,) int64, rising.
     """
-    ordinary = torch.ones(len(weight), dtype=torch.bool)
-    ordinary[[number for number in special if 0 <= number < len(weight)]] = False
-    return from_ids(weight, ordinary.nonzero().squeeze(1), count, generator)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+    known = {number for token, number in tokenizer.get_vocab().items() if not _UNUSED.fullmatch(token)}
+    return torch.tensor(sorted(number for number in known - special if 0 <= number < vocab_size), dtype=torch.long)
 
 
 def from_ids(weight: Tensor, ids: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -52,20 +59,20 @@ def from_ids(weight: Tensor, ids: Tensor, count: int, generator: torch.Generator
 
 
 def from_labels(
-    weight: Tensor, words: Sequence[Sequence[int]], special: Sequence[int], count: int, generator: torch.Generator
+    weight: Tensor, words: Sequence[Sequence[int]], ordinary: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
     """The mean embedding of each label's tokens, then tokens of the vocabulary.
 
     Args:
         weight: (vocab_size, embedding_size).
         words: token ids of each label.
-        special: token ids that are not picked from the vocabulary.
+        ordinary: (num_tokens,), ids of the tokens that may follow.
         count: how many virtual tokens.
-        generator: source of those.
+        generator: draws those.
 
     Returns:
         (count, embedding_size) in float32.
     """
     means = [from_ids(weight, torch.tensor(list(ids)), len(ids)).mean(0) for ids in words[:count]]
-    others = from_vocabulary(weight, special, count - len(means), generator)
+    others = from_ids(weight, ordinary, count - len(means), generator)
     return torch.cat([torch.stack(means), others])

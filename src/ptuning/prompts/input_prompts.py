@@ -25,6 +25,7 @@ class InputPrompts(nn.Module):
         reparameterization: `none` trains the embeddings themselves; `mlp` and `lstm` train a network that makes them.
         reparameterization_size: inner width of the MLP; the LSTM is as wide as the embeddings.
         dropout: probability with which single entries are zeroed in training.
+        generator: source of the network's random start.
 
     Raises:
         PromptError: `initial` has another number of axes, or no virtual tokens.
@@ -41,6 +42,7 @@ class InputPrompts(nn.Module):
         reparameterization: InputReparameterization = "none",
         reparameterization_size: int = 512,
         dropout: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if initial.ndim != 3 or not initial.shape[1]:
@@ -69,6 +71,9 @@ class InputPrompts(nn.Module):
             raise ConfigError(
                 f"prompts.reparameterization is {reparameterization!r}, expected none, mlp or lstm. Set one of these."
             )
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.LSTM):
+                _draw(module, generator)
 
     def forward(self) -> Tensor:
         """Returns the embeddings: (mixture, prompt_length, embedding_size)."""
@@ -89,3 +94,10 @@ class InputPrompts(nn.Module):
             return made.detach().float().clone()
         finally:
             self.train(was_training)
+
+
+def _draw(module: nn.Linear | nn.LSTM, generator: torch.Generator | None) -> None:
+    """Starts a layer as torch does, from U(-1 / sqrt(n), 1 / sqrt(n)), but with numbers of a generator."""
+    size = module.hidden_size if isinstance(module, nn.LSTM) else module.in_features
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, -(size**-0.5), size**-0.5, generator=generator)

@@ -16,7 +16,7 @@ from ptuning.config import METHODS, RunConfig
 from ptuning.data.batching import Example
 from ptuning.errors import ConfigError, PromptError
 from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, VirtualTokens, own_copy, stand_in_of
-from ptuning.methods.starts import from_ids, from_labels, from_noise, from_vocabulary
+from ptuning.methods.starts import from_ids, from_labels, from_noise, ordinary_ids
 from ptuning.prompts import GivenPrompts
 from ptuning.prompts.input_prompts import InputPrompts
 from ptuning.tasks import TaskKind
@@ -93,6 +93,7 @@ def _make_virtual_tokens(
         reparameterization=settings.reparameterization or "none",
         reparameterization_size=settings.reparameterization_size,
         dropout=settings.dropout,
+        generator=generator,
     )
     is_perturbed = config.method == "soft-prompts"
     return VirtualTokens(
@@ -118,16 +119,15 @@ def _start(
     weight: Tensor = trunk.get_input_embeddings().weight
     count = settings.mixture * settings.prompt_length
     shape = (settings.mixture, settings.prompt_length, int(weight.shape[1]))
-    special = [int(number) for number in tokenizer.all_special_ids]
     match settings.init:
         case None | "normal":
             scale = float(weight.float().std()) if settings.reparameterization == "none" else 1.0
             return from_noise(shape, settings.init_std * scale, generator)
         case "vocabulary":
-            made = from_vocabulary(weight, special, count, generator)
+            made = from_ids(weight, ordinary_ids(tokenizer, len(weight)), count, generator)
         case "tokens":
             seen = {number for example in examples for sequence in example.sequences for number in sequence}
-            ids = sorted(seen - set(special) - {number for number in seen if number < 0})
+            ids = sorted(seen & set(ordinary_ids(tokenizer, len(weight)).tolist()))
             if not ids:
                 raise PromptError("prompts.init is tokens, but the training data have no tokens. Check the data.")
             made = from_ids(weight, torch.tensor(ids), count, generator)
@@ -139,7 +139,8 @@ def _start(
                 )
             made = from_ids(weight, torch.tensor(ids), count)
         case "labels":
-            made = from_labels(weight, _label_ids(kind, tokenizer), special, count, generator)
+            ordinary = ordinary_ids(tokenizer, len(weight))
+            made = from_labels(weight, _label_ids(kind, tokenizer), ordinary, count, generator)
         case path:
             return _saved_start(path, shape, backbone, config.method)
     return made.view(shape)
