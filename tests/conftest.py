@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedTokenizerFast
 
+from ptuning.backbones import glm
+
 _BERT_SIZES = {
     "vocab_size": 60,
     "hidden_size": 32,
@@ -81,6 +83,16 @@ TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("electra", {**_BERT_SIZES, "embedding_size": 16}),
     "ernie": ("ernie", _BERT_SIZES),
     "eurobert": ("eurobert", {**_ROTARY_SIZES, "num_key_value_heads": 2, "head_dim": 8, "mask_token_id": 3}),
+    "glm2021": (
+        glm.MODEL_TYPE,
+        {
+            "vocab_size": 60,
+            "hidden_size": 32,
+            "num_layers": 3,
+            "num_attention_heads": 4,
+            "max_sequence_length": 39,  # its tables have one row more
+        },
+    ),
     "megatron-bert": ("megatron-bert", _BERT_SIZES),
     "modernbert": (
         "modernbert",

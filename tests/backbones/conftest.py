@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 _REFERENCE_NAME = "plain_reference"
-_ABSOLUTE = ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "megatron-bert")
+_ABSOLUTE = ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "glm2021", "megatron-bert")
 
 
 @dataclass

@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_whole_model(
     torch.testing.assert_close(head(hidden_states[real]), expected[real], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES_WITH_HEAD)
+@pytest.mark.parametrize("name", [name for name in FAMILIES_WITH_HEAD if name != "glm2021"])  # its head has no weights
 def test_a_checkpoint_without_the_head_is_refused(name: str, tmp_path: Path, tiny_model: TinyModel) -> None:
     tiny_model(name).save_pretrained(tmp_path)
     words = r"has no pretrained language-modeling head, .* lacks \d+ weights of a \w+ForMaskedLM, first .* to linear"

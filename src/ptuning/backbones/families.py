@@ -13,15 +13,17 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ptuning.backbones import glm
 from ptuning.backbones.native import deberta, deberta_v2, megatron_bert, mpnet
 from ptuning.errors import BackboneError
 
-PositionKind = Literal["absolute", "from_padding", "biased_input", "rotary", "relative"]
+PositionKind = Literal["absolute", "from_padding", "with_blocks", "biased_input", "rotary", "relative"]
 NativeForward = Callable[..., Any]
 
 POSITION_NOTES: dict[PositionKind, str] = {
     "absolute": "learned absolute positions 0, 1, 2, …",
     "from_padding": "learned absolute positions that start behind the padding index",
+    "with_blocks": "learned absolute positions 0, 1, 2, …, and positions in a block",
     "biased_input": "relative positions, learned absolute ones where position_biased_input is set",
     "rotary": "rotary positions",
     "relative": "relative position bias",
@@ -95,6 +97,7 @@ FAMILIES: dict[str, Family] = {
         Family("electra", _BERT_PATH, "absolute"),
         Family("ernie", _BERT_PATH, "absolute"),
         Family("eurobert", "layers.*.self_attn", "rotary"),
+        Family(glm.MODEL_TYPE, "transformer.layers.*.attention", "with_blocks"),
         Family("megatron-bert", _BERT_PATH, "absolute", native_forward=megatron_bert.prompted_forward),
         Family("modernbert", "layers.*.attn", "rotary"),
         Family(
@@ -215,7 +218,7 @@ def has_absolute_positions(config: Any, family: Family) -> bool:
     """Whether learned absolute positions are added to the embeddings."""
     if family.positions == "biased_input":
         return bool(getattr(config, "position_biased_input", True))
-    return family.positions in ("absolute", "from_padding")
+    return family.positions in ("absolute", "from_padding", "with_blocks")
 
 
 def shifted_positions(
@@ -228,7 +231,7 @@ def shifted_positions(
     seq_len: int,
     position_ids: Tensor | None,
 ) -> Tensor:
-    """Returns position ids (batch_size, seq_len) with each row's own shift added.
+    """Returns position ids (batch_size, seq_len), or of the shape that was given, with each row's own shift added.
 
     Args:
         family: the backbone's family.
@@ -237,12 +240,16 @@ def shifted_positions(
         input_ids: (batch_size, seq_len), or None when embeddings were given.
         batch_size: rows.
         seq_len: tokens a row.
-        position_ids: what the caller gave, (batch_size or 1, seq_len), or None.
+        position_ids: what the caller gave, (batch_size or 1, seq_len), or None. Of a family with blocks also
+            (batch_size or 1, 2, seq_len): positions, which are shifted, then positions in a block, which are not.
 
     Source: the official code moves positions through the past length; RoBERTa-like families count only tokens that
         are not padding, and padding keeps the padding index.
     """
     shift = shift.unsqueeze(1)  # (B, 1)
+    if family.positions == "with_blocks" and position_ids is not None and position_ids.ndim == 3:
+        moved = torch.add(position_ids[:, 0], shift)  # (B, seq_len)
+        return torch.stack([moved, position_ids[:, 1].expand_as(moved)], dim=1)  # (B, 2, seq_len)
     if family.positions != "from_padding":
         base = torch.arange(seq_len, device=shift.device).unsqueeze(0) if position_ids is None else position_ids
         return torch.add(base, shift)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
+from ptuning.backbones import glm
 from ptuning.backbones.families import find_trunk
 from ptuning.backbones.loading import Backbone
 from ptuning.errors import BackboneError
@@ -64,6 +65,10 @@ def load_language_modeling_head(backbone: Backbone) -> LanguageModelingHead:
     Raises:
         BackboneError: the family has no such head, or the checkpoint has none of it or only a part.
     """
+    if backbone.family.model_type == glm.MODEL_TYPE:
+        # nothing but the word embeddings, so there is nothing to load
+        trunk: Any = find_trunk(backbone.model)[0]
+        return LanguageModelingHead(glm.TiedLogits(trunk.get_input_embeddings()).eval())
     config = copy.deepcopy(backbone.model.config)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise _refusal(backbone, f"a {backbone.family.model_type} is not a masked language model")

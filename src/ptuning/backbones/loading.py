@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from ptuning.backbones import embedded
+from ptuning.backbones import embedded, glm
 from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.families import Family, find_family, find_trunk
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
-from ptuning.errors import BackboneError
+from ptuning.errors import BackboneError, PtuningError
 
 # What a tokenizer may keep its vocabulary in.
 _VOCABULARY_FILES = (
@@ -77,10 +77,15 @@ class Backbone:
             BackboneError: there is none beside the weights.
         """
         try:
+            if self.family.model_type == glm.MODEL_TYPE and glm.has_published_tokenizer(self._file):
+                sizes = self.model.config
+                return glm.load_tokenizer(self._file, vocab_size=sizes.vocab_size, max_length=sizes.max_sequence_length)
             # Without any, transformers makes an empty tokenizer, to which every text is unknown.
             if not any(self._file(name) for name in _VOCABULARY_FILES):
                 raise OSError(f"none of {', '.join(_VOCABULARY_FILES)} is there")
             return AutoTokenizer.from_pretrained(self.source, **self.load_options)
+        except PtuningError:
+            raise
         except Exception as error:  # a damaged file may give any: the tokenizers library raises Exception itself
             raise BackboneError(
                 f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
@@ -119,15 +124,19 @@ class Backbone:
 
     def _file(self, name: str) -> str | None:
         """Path of one of the checkpoint's files, downloaded where it has to be, or None where there is no such file."""
-        path: str | None = cached_file(
-            self.source,
-            name,
-            revision=self.revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return path
+        return _cached_file(self.source, name, revision=self.revision)
+
+
+def _cached_file(source: str, name: str, *, revision: str | None) -> str | None:
+    path: str | None = cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return path
 
 
 def load_backbone(
@@ -168,9 +177,16 @@ def load_backbone(
         attention = "eager"  # transformers knows no other for these; ours is chosen when prompts are attached
     loader: Any = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
     try:
-        model, report = loader.from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
-        )
+        if family.model_type == glm.MODEL_TYPE:
+            find = partial(_cached_file, source, revision=revision)
+            model: Any = glm.load_model(config, find, source=source, dtype=dtype, device=device, attention=attention)
+            report: dict[str, Any] = {"missing_keys": ()}  # it is strict by itself
+        else:
+            model, report = loader.from_pretrained(
+                source, config=config, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
+            )
+    except PtuningError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise BackboneError(
             f"the weights of {name} do not load: {_first_line(error)}. Check that the directory or repository holds "
@@ -220,8 +236,13 @@ class FirstTokenPooler(nn.Module):
 
 
 def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
+    if refusal := glm.missing_config(source):
+        raise refusal
     try:
-        return AutoConfig.from_pretrained(source, **options)
+        # before any Auto class, which would take its file for that of another model
+        return glm.read_config(source, options["revision"]) or AutoConfig.from_pretrained(source, **options)
+    except PtuningError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
             f"the backbone {name!r} was not found or has no readable config.json: {_first_line(error)}. "

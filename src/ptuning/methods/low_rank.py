@@ -15,7 +15,7 @@ from ptuning.methods.adaptation import Adaptation
 _ADAPTER = "default"
 # What families call query and value; where one matrix makes query, key and value, it is changed as a whole.
 _QUERY_AND_VALUE = {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "query_proj", "value_proj"}
-_ALL_IN_ONE = {"Wqkv", "qkv_proj", "in_proj"}
+_ALL_IN_ONE = {"Wqkv", "qkv_proj", "in_proj", "query_key_value"}
 
 
 @final
