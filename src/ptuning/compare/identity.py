@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ptuning.backbones.embedded import NAME as MINILM
@@ -26,11 +27,18 @@ from ptuning.tasks.presets import get_task
 VERSION = 2
 """Of what a cell does with its settings; a change that makes old results wrong raises it."""
 
-_LATER = {
-    "prompts": ("gate",),
-    "training": ("value_learning_rate", "weight_averaging", "averaging_decay"),
-}
-"""Settings that came after results were kept: as long as they have their defaults, a cell is the one it was."""
+ADDED: Mapping[str, Any] = MappingProxyType(
+    {
+        "prompts.gate": "none",
+        "training.value_learning_rate": None,
+        "training.weight_averaging": "off",
+        "training.averaging_decay": 0.99,
+    }
+)
+"""Settings that came after this version, with the value that leaves a run as it was before them.
+
+At that value they are no part of a digest, so that finished cells still count.
+"""
 
 _BESIDE = ("dataset_info.json",)  # read with the splits
 
@@ -89,12 +97,18 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
         start = values[group]["init"]
         if start not in STARTS and Path(start).is_dir():
             values[group]["init"] = _files(str(Path(start).resolve()))
-    for group, names in _LATER.items():
-        defaults = RunConfig.model_fields[group].get_default(call_default_factory=True)
-        for name in names:
-            if values[group][name] == getattr(defaults, name):
-                del values[group][name]
+    _drop_added(values)
     return {"version": VERSION, "split": split, "settings": values}
+
+
+def _drop_added(values: dict[str, Any]) -> None:
+    for name, value in ADDED.items():
+        *groups, last = name.split(".")
+        own = values
+        for group in groups:
+            own = own[group]
+        if own[last] == value:
+            del own[last]
 
 
 def _data_at(source: str, kind: str) -> str:
