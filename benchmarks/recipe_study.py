@@ -76,7 +76,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "schedule": {
         name: {**_BASE, "training.schedule": name} for name in ("linear", "constant", "exponential_per_epoch")
     },
-    "backbone dropout": {"checkpoint": {}, "off": {"training.backbone_dropout": "off"}},
+    "backbone dropout": {name: {"training.backbone_dropout": name} for name in ("checkpoint", "off")},
     "dropout": {
         "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
         "head 0": {**_BASE, "head.dropout": 0.0},
@@ -106,9 +106,9 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
 def main() -> int:
     arguments = _arguments()
     output: Path = arguments.output
-    done = _read(output)
+    done = read_lines(output)
     if arguments.table:
-        _print_table(done)
+        print("\n".join(tables(done)))
         return 0
     if "PTUNING_DATA" not in os.environ:
         print("PTUNING_DATA is not set, expected a directory with the sets. Nothing was run.", file=sys.stderr)
@@ -121,12 +121,19 @@ def main() -> int:
             f"{', '.join(unknown)}: expected sets {', '.join(SETS)}, a group of {', '.join(GROUPS)}.", file=sys.stderr
         )
         return 2
+    candidates = GROUPS[arguments.group]
+    if arguments.only is not None:
+        wanted = arguments.only.split(";")
+        if strangers := sorted(set(wanted) - set(candidates)):
+            print(f"--only names {', '.join(strangers)}, expected some of: {'; '.join(candidates)}.", file=sys.stderr)
+            return 2
+        candidates = {name: candidates[name] for name in wanted}
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         for name in names:
             if not (data / name).is_dir():
                 print(f"{data / name} is not there, so {name} is left out.", file=sys.stderr)
                 continue
-            for candidate, own in GROUPS[arguments.group].items():
+            for candidate, own in candidates.items():
                 key = {"set": name, "candidate": candidate, "seed": seed, "rows": arguments.rows}
                 key |= {"epochs": arguments.epochs, "settings": own}
                 if any(all(line[part] == value for part, value in key.items()) for line in done):
@@ -137,7 +144,7 @@ def main() -> int:
                     file.write(json.dumps(line) + "\n")
                 done.append(line)
                 print(f"{name} {candidate}: {100 * line['score']:.1f} in {line['seconds']:.0f} s", file=sys.stderr)
-    _print_table(done)
+    print("\n".join(tables(done)))
     return 0
 
 
@@ -170,20 +177,26 @@ def _run(data: Path, task: str, own: dict[str, Any], seed: int, arguments: argpa
     }
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the results in a file; none where it is not there."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def _print_table(lines: list[dict[str, Any]]) -> None:
-    """One table a group, rows and epochs: candidates by sets, means over seeds, and the mean over the sets."""
+def tables(lines: list[dict[str, Any]]) -> list[str]:
+    """One table a group, rows and epochs, in Markdown: candidates by sets, means over seeds.
+
+    Args:
+        lines: results, as `read_lines` gives them.
+    """
+    text: list[str] = []
     for group, rows, epochs in sorted({(line["group"], line["rows"] or 0, line["epochs"]) for line in lines}):
         own = [line for line in lines if (line["group"], line["rows"] or 0, line["epochs"]) == (group, rows, epochs)]
         sets = [name for name in SETS if any(line["set"] == name for line in own)]
-        print(
-            f"\n{group}: {rows or 'all'} training rows, {epochs} epochs, {len({line['seed'] for line in own})} seeds\n"
-        )
-        print(f"| candidate | {' | '.join(sets)} | mean |")
-        print(f"| --- |{' --- |' * (len(sets) + 1)}")
+        seeds = len({line["seed"] for line in own})
+        about = f"{rows or 'all'} training rows, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
+        text += ["", f"{group[0].upper()}{group[1:]}: {about}", ""]
+        text.append(f"| candidate | {' | '.join(sets)} | mean |")
+        text.append(f"| --- |{' --- |' * (len(sets) + 1)}")
         for candidate in dict.fromkeys(line["candidate"] for line in own):
             means = []
             for name in sets:
@@ -192,13 +205,15 @@ def _print_table(lines: list[dict[str, Any]]) -> None:
             shown = ["-" if mean is None else f"{mean:.1f}" for mean in means]
             whole = [mean for mean in means if mean is not None]
             mean = f"{statistics.fmean(whole):.1f}" if len(whole) == len(sets) else "-"
-            print(f"| {candidate} | {' | '.join(shown)} | {mean} |")
+            text.append(f"| {candidate} | {' | '.join(shown)} | {mean} |")
+    return text[1:]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/recipe_study.jsonl"), help="JSON lines, added to")
     parser.add_argument("--group", default="start", help=f"of candidates: {', '.join(GROUPS)}")
+    parser.add_argument("--only", help="candidates of the group, with semicolons between them; default: all")
     parser.add_argument("--sets", default=",".join(SETS), help="with commas between them")
     parser.add_argument("--rows", type=int, help="training rows of a set at most")
     parser.add_argument("--epochs", type=int, default=20)
