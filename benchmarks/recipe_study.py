@@ -100,6 +100,14 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         for gate in ("none", "values")
         for rate in (1e-2, 2e-2, 4e-2)
     },
+    "rate probe": {
+        f"{name}, {how}": {**start, **rate}
+        for name, start in _STARTS.items()
+        for how, rate in {
+            "rate 0.02": {"training.learning_rate": 2e-2},
+            "probed": {"training.learning_rate_probe": True},
+        }.items()
+    },
 }
 
 

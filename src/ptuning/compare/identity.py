@@ -31,6 +31,7 @@ ADDED: Mapping[str, Any] = MappingProxyType(
     {
         "prompts.gate": "none",
         "training.value_learning_rate": None,
+        "training.learning_rate_probe": False,
         "training.weight_averaging": "off",
         "training.averaging_decay": 0.99,
     }

@@ -207,7 +207,7 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"training.compile is on, but method {method.name} changes what compiled layers cannot see. Turn it off."
         )
-    rate = training.learning_rate or method.learning_rate
+    rate = training.learning_rate or (None if training.learning_rate_probe else method.learning_rate)
     update: dict[str, dict[str, Any]] = {
         "prompts": {
             "reparameterization": made,

@@ -168,6 +168,11 @@ class TrainingConfig(Settings):
     learning_rate: Float | None = Field(
         None, gt=0.0, description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2"
     )
+    learning_rate_probe: bool = Field(
+        False,
+        description="where learning_rate is left out, find it by 100 steps with rising rates before training: half "
+        "of the rate at which the loss is lowest",
+    )
     value_learning_rate: Float | None = Field(
         None, gt=0.0, description="of the values of prompts, and of their gate; default: learning_rate, as for keys"
     )

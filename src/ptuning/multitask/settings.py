@@ -140,6 +140,11 @@ class MultitaskConfig(Settings):
         ]
         if problems:
             raise ValueError("\n  ".join(problems))
+        if training.learning_rate_probe:
+            raise ValueError(
+                "training.learning_rate_probe is on, but it finds the rate of one run, and here several share one. "
+                "Turn it off, and set training.learning_rate, if need be to what it finds for one of the data sets."
+            )
         return training
 
     @model_validator(mode="after")

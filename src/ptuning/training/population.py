@@ -187,6 +187,11 @@ def train_population(
             f"method is {config.method}, but candidates share a backbone by prompts at every layer, expected "
             "p-tuning-v2 or prefix-tuning. Train candidates of this method one after another."
         )
+    if config.training.learning_rate_probe:
+        raise ConfigError(
+            "training.learning_rate_probe is on, but it finds the rate of one run, and candidates have their own. "
+            "Turn it off, and give training.learning_rate in the candidates."
+        )
     own = [_absolute(config, settings) for settings in candidates]
     _check_differences(own)
     check_start(directory, resume=resume, overwrite=overwrite)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.backbones.loading import Backbone, load_backbone
@@ -43,11 +44,12 @@ from ptuning.tasks.resolving import resolve_kind, with_task_defaults
 from ptuning.tasks.saving import task_to_dict
 from ptuning.training.adapting import no_prompts
 from ptuning.training.assembly import fitting_max_length
-from ptuning.training.directory import PROMPT_NAME, check_start
+from ptuning.training.directory import CONFIG_NAME, PROMPT_NAME, check_start
 from ptuning.training.execution import Course, execute, one_process
 from ptuning.training.guard import collapse_advice
 from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
 from ptuning.training.micro_batches import tokens_at_once
+from ptuning.training.rate_probe import find_learning_rate
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.without_steps import settle
 
@@ -137,7 +139,7 @@ def train(
     config = with_absolute_paths(config)
     directory = output_directory(config)
     check_start(directory, resume=resume, overwrite=overwrite)
-    one_process()  # before anything is loaded
+    accelerator = one_process()  # before anything is loaded
     backbone = backbone or load_backbone_of(config)
     prepared = prepared or prepare_task(config, backbone)
     for note in prepared.data.notes:
@@ -161,6 +163,9 @@ def train(
         )
         best = read_prompt(directory / PROMPT_NAME)
         return RunResult(directory, metric, best.metrics, 0, 0, seconds, best.counts)
+
+    if config.training.learning_rate is None:
+        config = _with_found_rate(config, prepared, backbone, directory, accelerator, resume=resume, report=report)
 
     def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
         _keep(directory, saved_prompt(config, task, backbone, model, metrics))
@@ -187,6 +192,26 @@ def train(
         seconds=progress.seconds,
         counts=best.counts,
     )
+
+
+def _with_found_rate(
+    config: RunConfig,
+    prepared: PreparedTask,
+    backbone: Backbone,
+    directory: Path,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    report: Reporter,
+) -> RunConfig:
+    """Fills in the rate that `training.learning_rate_probe` finds; a run that goes on has found it before."""
+    rate = load_config(directory / CONFIG_NAME).training.learning_rate if resume else None
+    if rate is None:
+        kind, examples, batches = prepared.kind, prepared.train, batches_of(config, prepared)
+        rate = find_learning_rate(config, kind, examples, batches, backbone, accelerator, report)
+    head_rate = config.training.head_learning_rate or rate
+    rates = {"learning_rate": rate, "head_learning_rate": head_rate}
+    return config.model_copy(update={"training": config.training.model_copy(update=rates)})
 
 
 def _keep(directory: Path, saved: SavedPrompt) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,3 +46,14 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(cuda)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Puts the state of Python's and torch's generators back afterwards."""
+    before, of_python = random_state(), random.getstate()
+    try:
+        yield
+    finally:
+        restore_random_state(before)
+        random.setstate(of_python)
