@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedTokenizerFast
@@ -315,3 +316,47 @@ def tiny_run(tiny_backbone: Path, tiny_data: Callable[..., Path]) -> Callable[..
         )
 
     return settings
+
+
+_GLM_SIZES = {
+    "model_type": "glm",
+    "architectures": ["GLMModel"],
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "vocab_size": 384,
+    "max_sequence_length": 160,
+    "block_position_encoding": True,
+    "relative_encoding": False,
+    "attention_scale": 1.0,
+    "embedding_dropout_prob": 0.0,
+    "attention_dropout_prob": 0.0,
+    "output_dropout_prob": 0.0,
+    "pool_token": "cls",
+}
+# Whole words, with the space in front of them; everything else is a token a byte.
+_GLM_WORDS = ("ĠYes", "ĠNo", "ĠMaybe", "Ġtrue", "Ġfalse", "Ġthe", "Ġlamp", "Ġred", "Ġblue", "Ġgreen")
+
+
+@pytest.fixture(scope="session")
+def glm_with_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GLM (2021) in the layout of the hub: 32 wide, 2 layers, 160 tokens, GPT-2's kind of vocabulary."""
+    directory = tmp_path_factory.mktemp("backbone") / "tiny-glm"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(_GLM_SIZES))
+    merges: list[tuple[str, str]] = []
+    for word in _GLM_WORDS:
+        for end in range(2, len(word) + 1):
+            pair = (word[: end - 1], word[end - 1])
+            merges += [pair] * (pair not in merges)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *("".join(pair) for pair in merges), "<|endoftext|>"]
+    (directory / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (directory / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    generator = torch.Generator().manual_seed(7)
+    weights = {
+        name: torch.randn(tensor.shape, generator=generator) * 0.2 + (tensor.ndim == 1 and name.endswith("norm.weight"))
+        for name, tensor in glm.Glm2021Model(glm.Glm2021Config.from_published(_GLM_SIZES)).state_dict().items()
+    }
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory

@@ -196,14 +196,16 @@ def test_unknown_settings_name_the_nearest_known_one(tmp_path: Path, text: str, 
 
 def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
     assert _problems(tmp_path, "head: {zzz: 1}") == [
-        "`head.zzz` is not a setting. Known ones in head: kind, words, pooling, missing_pooler, init, dropout."
+        "`head.zzz` is not a setting. Known ones in head: kind, words, length_penalty, pooling, "
+        "missing_pooler, init, dropout."
     ]
     assert _problems(tmp_path, "zzz: 1") == [
         "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, lora, "
         "training, output."
     ]
     assert _problems(tmp_path, "", {"head.": 1}) == [
-        "`head.` is not a setting. Known ones in head: kind, words, pooling, missing_pooler, init, dropout."
+        "`head.` is not a setting. Known ones in head: kind, words, length_penalty, pooling, "
+        "missing_pooler, init, dropout."
     ]
 
 

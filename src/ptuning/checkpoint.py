@@ -95,6 +95,7 @@ class _Head(_Saved):
     pooling: Pooling
     pooler: Literal["drawn"] | None = None
     kind: Literal["linear", "verbalizer"] = "linear"
+    length_penalty: float = Field(0.0, ge=0)
 
 
 class _Adaptation(_Saved):

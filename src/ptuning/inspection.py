@@ -132,7 +132,8 @@ def inspect_task(config: RunConfig, backbone: Backbone, *, count: int = 3, split
     task = get_task(config.task)
     unlimited = config.data.model_copy(update={"max_train_rows": None, "max_validation_rows": None})
     # records and rows then stand side by side
-    config = with_task_defaults(config.model_copy(update={"data": unlimited}), task)
+    has_pieces = backbone.pieces is not None
+    config = with_task_defaults(config.model_copy(update={"data": unlimited}), task, has_pieces=has_pieces)
     data = load_task_data(config, task, [split])
     rows = data.rows(split)
     tables, available = load_tables(task_source(task, config.data.path or task.source or ""), task.kind, {split})
@@ -199,7 +200,7 @@ def _sequence(
     marks = _marks(kind, row, tokenizer, example, ids)
     texts = [f"<virtual {-one}>" if one < 0 else tokenizer.convert_ids_to_tokens(one) for one in ids]
     return ShownSequence(
-        title=_title(kind, row, number, num_examples, place),
+        title=_title(kind, row, example, (number, num_examples, place)),
         tokens=tuple(ShownToken(text, mark) for text, mark in zip(texts, marks, strict=True)),
         label=_label(kind, row, example, place, num_examples),
         cut=tokenizer.decode([full_ids[position] for position in gone]) if gone else "",
@@ -220,11 +221,14 @@ def _left_out(ids: Sequence[int], full_ids: Sequence[int]) -> list[int]:
     return gone
 
 
-def _title(kind: TaskKind, row: Row, number: int, num_examples: int, place: int) -> str:
+def _title(kind: TaskKind, row: Row, example: Example, at: tuple[int, int, int]) -> str:
+    number, num_examples, place = at
     if kind.head_kind == "choice":
         return f"choice {place}"
     if kind.name == "cloze":
         return f"entity {list(dict.fromkeys(row['entities']))[number]!r}"
+    if kind.head_kind == "sequence" and len(example.sequences) > 1:
+        return f"label {getattr(kind, 'label_names', ())[place]!r}"
     return f"window {number + 1} of {num_examples}" if num_examples > 1 else ""
 
 

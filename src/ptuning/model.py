@@ -9,7 +9,7 @@ Methods that have no prompts at every layer have an empty bank, and an adaptatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from ptuning.backbones.packed_weights import PackedWeights, can_pack_weights
 from ptuning.backbones.packing import PackedBatch, pack_batch, require_packing
 from ptuning.backbones.recomputation import is_recomputing, stop_recomputing
 from ptuning.errors import PromptError
-from ptuning.heads import reads_first_token
+from ptuning.heads import reads_first_token, reads_pieces
 from ptuning.lower_states import LowerStates
 from ptuning.methods import Adaptation, ModelInputs
 from ptuning.prompts import PromptBank
@@ -100,6 +100,8 @@ class PromptedModel(nn.Module):
         )
         self.backbone: Any = backbone.model
         self._packing = packing
+        self._reads_pieces = [reads_pieces(head) for head in self.heads]
+        self._pieces = backbone.pieces if any(self._reads_pieces) else None
         self.lower_states: LowerStates | None = None
         self._late_start: LateStart | None = None
         self._first_token: FirstTokenOnly | None = None
@@ -147,16 +149,12 @@ class PromptedModel(nn.Module):
         """
         if self.adaptation is not None:
             return self._adapted(self.adaptation, ModelInputs(input_ids, attention_mask, token_type_ids), heads)
-        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, entries, lower_states)
-        if heads is None:
+        chosen = None if heads is None else self._checked(heads, input_ids)
+        more = self._piece_inputs(input_ids, chosen)
+        hidden_states = self._hidden_states(input_ids, attention_mask, token_type_ids, entries, lower_states, more)
+        if chosen is None:
             rows = torch.arange(input_ids.shape[0], device=input_ids.device)
             return [HeadOutput(0, rows, self.heads[0](hidden_states, attention_mask, input_ids))]
-        chosen = torch.as_tensor(heads)
-        if tuple(chosen.shape) != (input_ids.shape[0],) or not all(0 <= h < len(self.heads) for h in chosen.tolist()):
-            raise PromptError(
-                f"heads is {chosen.tolist()}, expected (batch_size,) = ({input_ids.shape[0]},) indexes from 0 to "
-                f"{len(self.heads) - 1}. Give one for each row."
-            )
         used = sorted(set(chosen.tolist()))
         if len(used) == 1:  # nothing is picked, and a device is not waited for
             rows = torch.arange(input_ids.shape[0], device=input_ids.device)
@@ -167,6 +165,15 @@ class PromptedModel(nn.Module):
             logits = self.heads[head](hidden_states[rows], attention_mask[rows], input_ids[rows])
             outputs.append(HeadOutput(head, rows, logits))
         return outputs
+
+    def _checked(self, heads: Tensor | Sequence[int], input_ids: Tensor) -> Tensor:
+        chosen = torch.as_tensor(heads)
+        if tuple(chosen.shape) != (input_ids.shape[0],) or not all(0 <= h < len(self.heads) for h in chosen.tolist()):
+            raise PromptError(
+                f"heads is {chosen.tolist()}, expected (batch_size,) = ({input_ids.shape[0]},) indexes from 0 to "
+                f"{len(self.heads) - 1}. Give one for each row."
+            )
+        return chosen
 
     def _adapted(
         self, adaptation: Adaptation, inputs: ModelInputs, heads: Tensor | Sequence[int] | None
@@ -181,7 +188,8 @@ class PromptedModel(nn.Module):
         extended = adaptation.extend(inputs)
         ids, mask = extended.input_ids, extended.attention_mask
         with adaptation.running(extended):
-            hidden_states = self._hidden_states(ids, mask, extended.token_type_ids, None, None)
+            more = self._piece_inputs(ids, None)  # virtual tokens in front move what stands behind them
+            hidden_states = self._hidden_states(ids, mask, extended.token_type_ids, None, None, more)
         if extended.real is not None:
             ids, mask = (tensor.gather(1, extended.real) for tensor in (ids, mask))
             places = extended.real.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])
@@ -212,7 +220,8 @@ class PromptedModel(nn.Module):
         """Runs the layers below all prompts alone, after `start_late`: (batch_size, seq_len, hidden_size)."""
         assert self._late_start is not None
         with self.attached.rows([0] * len(input_ids)):  # which entry makes no difference there
-            return self._late_start.record(_inputs(input_ids, attention_mask, token_type_ids))
+            more = self._piece_inputs(input_ids, None)
+            return self._late_start.record(_inputs(input_ids, attention_mask, token_type_ids, more))
 
     def _hidden_states(
         self,
@@ -221,6 +230,7 @@ class PromptedModel(nn.Module):
         token_type_ids: Tensor | None,
         entries: Tensor | Sequence[int] | None,
         lower_states: Tensor | None,
+        more: Mapping[str, Tensor],
     ) -> Tensor:
         packed = self._packed(input_ids, attention_mask, token_type_ids, entries)
         with ExitStack() as stack:
@@ -230,9 +240,18 @@ class PromptedModel(nn.Module):
                 assert self._late_start is not None
                 lower_states = lower_states if packed is None else packed.pack(lower_states)
                 stack.enter_context(self._late_start.started(lower_states))
-            inputs = _inputs(input_ids, attention_mask, token_type_ids) if packed is None else packed.inputs()
+            inputs = _inputs(input_ids, attention_mask, token_type_ids, more) if packed is None else packed.inputs()
             hidden_states: Tensor = self.backbone(**inputs)[0]
         return hidden_states if packed is None else packed.unpack(hidden_states)
+
+    def _piece_inputs(self, input_ids: Tensor, heads: Tensor | None) -> dict[str, Tensor]:
+        """What the backbone has to know of the pieces of rows whose head looks for one; nothing where none does."""
+        if self._pieces is None:
+            return {}
+        if all(self._reads_pieces):
+            return self._pieces.inputs(input_ids)
+        rows = [self._reads_pieces[head] for head in ([0] * len(input_ids) if heads is None else heads.tolist())]
+        return self._pieces.inputs(input_ids, torch.tensor(rows, device=input_ids.device))
 
     def _packed(
         self,
@@ -242,7 +261,7 @@ class PromptedModel(nn.Module):
         entries: Tensor | Sequence[int] | None,
     ) -> PackedBatch | None:
         """The batch as one row, or None where it keeps its rows: prompts of one row are all the same."""
-        if not self._packing or not input_ids.numel():
+        if not self._packing or self._pieces is not None or not input_ids.numel():
             return None
         if entries is not None and len({int(entry) for entry in entries}) > 1:
             return None
@@ -289,8 +308,10 @@ def _reads_first_token_alone(trunk: nn.Module, backbone: Backbone, heads: nn.Mod
     return can_end_at_first_token(trunk, backbone.family) and all(map(reads_first_token, heads))
 
 
-def _inputs(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> dict[str, Tensor]:
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+def _inputs(
+    input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, more: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **more}
     return inputs if token_type_ids is None else {**inputs, "token_type_ids": token_type_ids}
 
 

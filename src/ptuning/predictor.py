@@ -26,7 +26,7 @@ from ptuning.data.template import Template
 from ptuning.data.unlabelled import rows_from_records
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import CheckpointError, PromptError
-from ptuning.heads import DrawnPooler, VerbalizerHead, make_head
+from ptuning.heads import DrawnPooler, make_head
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
 from ptuning.methods import Adaptation, restore_adaptation
 from ptuning.model import PromptedModel
@@ -34,8 +34,8 @@ from ptuning.prompts import GivenPrompts, PromptBank
 from ptuning.sharing import is_in_hub_cache
 from ptuning.tasks import TaskKind
 from ptuning.tasks.kind import Prediction
-from ptuning.tasks.patterned import label_word_ids
 from ptuning.tasks.saving import kind_of, template_of
+from ptuning.tasks.verbalizing import make_verbalizer
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,8 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
         adaptation, used = restore_adaptation(prompt.method, prompt.adaptation, backbone)
         settings = prompt.head or {}
         if settings.get("kind") == "verbalizer":
-            words, mask = label_word_ids(task.kind, backbone.tokenizer), int(backbone.tokenizer.mask_token_id)
-            is_choice = task.kind.head_kind == "choice"
-            heads.append(VerbalizerHead(load_language_modeling_head(used), words, mask, is_choice=is_choice))
+            language_modeling_head, penalty = load_language_modeling_head(used), settings.get("length_penalty", 0.0)
+            heads.append(make_verbalizer(task.kind, backbone.tokenizer, language_modeling_head, length_penalty=penalty))
             continue
         is_drawn = settings.get("pooler") == "drawn"
         head = make_head(

@@ -12,6 +12,7 @@ from ptuning.compare.identity import ADDED, VERSION, cell_key, data_digest, port
 from ptuning.config import METHODS, RunConfig, load_config
 from ptuning.config.settings import group_names, setting_names
 from ptuning.errors import DataError
+from ptuning.tasks.glm_patterns import GlmPattern
 
 TinyRun = Callable[..., Any]
 
@@ -84,6 +85,17 @@ def test_another_backbone_is_another_cell(config: RunConfig, tiny_backbone: Path
     weights = tmp_path / "other" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     assert cell_key(_with(config, "backbone", str(tmp_path / "other")), "validation") != cell_key(config, "validation")
+
+
+def test_another_pattern_for_glm_is_another_cell_on_a_glm_alone(
+    tiny_backbone: Path, glm_with_words: Path, tiny_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"task": "super_glue/rte", "head.kind": "verbalizer", "data.path": str(tiny_data("classification"))}
+    configs = [load_config(None, {**settings, "backbone": str(one)}) for one in (tiny_backbone, glm_with_words)]
+    before = [cell_key(config, "validation") for config in configs]
+    monkeypatch.setattr("ptuning.compare.identity.GLM_PATTERNS", {"super_glue/rte": GlmPattern("{text} {mask}")})
+    after = [cell_key(config, "validation") for config in configs]
+    assert before[0] == after[0] and before[1] != after[1]
 
 
 def test_shipped_data_and_data_of_the_hub_are_known_without_loading_them() -> None:

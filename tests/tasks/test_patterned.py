@@ -23,7 +23,6 @@ OTHERS: list[TaskKind] = [
     TokenClassification(("O", "B-X", "I-X")),
     SemanticRoleLabeling(("O", "B-V", "I-V")),
     QuestionAnswering(),
-    Cloze(),
 ]
 
 
@@ -70,6 +69,50 @@ def test_other_kinds_refuse_both_by_name(kind: TaskKind) -> None:
 def test_what_is_missing_or_too_much_is_named(pattern: str | None, words: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         with_pattern(KIND, pattern, words, prompt_length=0)
+    assert said in str(raised.value)
+
+
+def test_choices_and_entities_may_be_the_answers_themselves(tokenizer: Any) -> None:
+    choice = with_pattern(MultipleChoice(), "{text} {mask}", {}, prompt_length=0)
+    cloze = with_pattern(Cloze(), "{prompt} {passage} {query}", {}, prompt_length=2)
+    assert choice == MultipleChoice("{text} {mask}", ()) and cloze == Cloze("{prompt:2} {passage} {query}", ())
+    for kind in (choice, cloze):
+        assert label_word_ids(kind, tokenizer) == []
+        assert kind_from_dict(json.loads(json.dumps(kind.to_dict()))) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "words", "said"),
+    [
+        (
+            MultipleChoice(),
+            "{text}",
+            {},
+            "choices fill the mask themselves (head.words is empty), but the pattern has no {mask}",
+        ),
+        (
+            MultipleChoice(),
+            "{text} {mask}",
+            {"right": "a"},
+            "words for right, which is no label, expected none: the answers are",
+        ),
+        (MultipleChoice(), "{text} {choice} {mask}", {}, "head.words has no words for right, wrong, expected"),
+        (
+            Cloze(),
+            None,
+            {},
+            "there is no pattern, at whose mask label words are asked for. Set data.pattern, such as `{passage}",
+        ),
+        (Cloze(), "{passage} {query} {mask}", {}, "but the mask stands in the gap of the query. Leave {mask} out"),
+        (Cloze(), "{passage}", {}, "which has {query} 0 times, expected once"),
+        (Cloze(), "{passage} {query}", None, "but the task is cloze. Label words in a pattern answer"),
+    ],
+)
+def test_answers_of_the_rows_need_their_places_and_no_words(
+    kind: TaskKind, pattern: str | None, words: dict[str, str] | None, said: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        with_pattern(kind, pattern, words, prompt_length=0)
     assert said in str(raised.value)
 
 

@@ -27,6 +27,21 @@ def test_words_texts_masks_and_virtual_tokens_are_parts() -> None:
     )
 
 
+def test_texts_may_be_bare_or_whole_and_the_second_side_begins_somewhere() -> None:
+    assert _parse('"{text_pair|bare}" ?{/} {mask}, {text|bare|whole}') == (
+        Part("words", '"'),
+        Part("text", "text_pair", is_bare=True),
+        Part("words", '" ?'),
+        Part("side"),
+        Part("mask", is_spaced=True),
+        Part("words", ","),
+        Part("text", "text", is_spaced=True, is_bare=True, is_whole=True),
+    )
+    bare = Part("text", "text", is_bare=True)
+    assert [bare.shown(text) for text in ("It is. ", "so ?!", "a.b", "...")] == ["It is", "so", "a.b", "..."]
+    assert Part("text", "text").shown("It is.") == "It is."
+
+
 def test_no_space_stands_at_the_beginning_and_virtual_tokens_take_none() -> None:
     assert [part.is_spaced for part in _parse(" {prompt:1} {text} ")] == [False, False]
     assert [part.is_spaced for part in _parse("{text} {prompt:1}{mask}")] == [False, False, True]
@@ -42,6 +57,12 @@ def test_no_space_stands_at_the_beginning_and_virtual_tokens_take_none() -> None
         ("{text} {label}", "{label} is unknown. Expected {text}, {text_pair}, {mask}, {prompt}"),
         ("{text} {}", "{} is unknown"),
         ("{text} {prompt:two}", "{prompt:two} is unknown"),
+        (
+            "{text|short} {mask}",
+            "{text|short} is unknown. Expected {text}, {text_pair}, {mask}, {prompt}, of a text also {text|bare}",
+        ),
+        ("{text} {mask|bare}", "{mask|bare} is unknown"),
+        ("{text} {/} {/}", "which has {/} 2 times, expected once. Leave the others out"),
         ("It was {mask}.", "which has {text} 0 times, expected once. Put it in"),
         ("{text} {text} {mask}", "which has {text} 2 times, expected once. Leave the others out"),
         ("{text} {mask} {mask}", "which has {mask} 2 times, expected once"),

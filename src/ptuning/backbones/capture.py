@@ -20,6 +20,7 @@ def capture_keys_values(
     *,
     layers: Sequence[int] | None = None,
     tokens: Tensor | None = None,
+    **more: Tensor,
 ) -> Tensor:
     """Runs a backbone and returns what its attention sees. Kept are the wanted layers and tokens only.
 
@@ -30,6 +31,7 @@ def capture_keys_values(
         token_type_ids: (batch_size, seq_len), or None where the backbone has none.
         layers: L layer numbers; all of them by default.
         tokens: (num_tokens,) indexes into the real tokens of all rows, one row after the other; all by default.
+        **more: what else the backbone takes, such as `position_ids`.
 
     Returns:
         (L, 2, num_kv_heads, num_tokens, head_dim) float32. Axis 1 is key (after any rotation), then value.
@@ -45,7 +47,7 @@ def capture_keys_values(
 
     route = Route(model, lambda batch_size: RoutedPrompts(Blocks()), capture=keep)
     modes = [module for module in route.trunk.modules() if module.training]
-    inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+    inputs = more if token_type_ids is None else {**more, "token_type_ids": token_type_ids}
     try:
         route.trunk.eval()
         route.trunk(input_ids=input_ids, attention_mask=attention_mask, **inputs)

@@ -46,6 +46,15 @@ class LanguageModelingHead(nn.Module):
         logits = torch.func.functional_call(self._model, whole, (), inputs).logits
         return logits
 
+    def of_tokens(self, hidden_states: Tensor, token_ids: Tensor) -> Tensor:
+        """(…, hidden_size) and (num_tokens,) -> (…, num_tokens): the scores of some tokens."""
+        if isinstance(self._model, glm.TiedLogits):  # words and nothing else, so no others are scored
+            weight = self._model.word_embeddings.weight[token_ids]
+            dtype = torch.float32 if weight.dtype.itemsize < 4 else weight.dtype
+            return glm.tied_logits(hidden_states.to(dtype), weight.to(dtype))
+        logits: Tensor = self(hidden_states)
+        return logits[..., token_ids]
+
 
 class _GivenStates(nn.Module):
     """Stands where the trunk was, and returns the hidden states that it is given."""

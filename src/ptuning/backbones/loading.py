@@ -18,6 +18,7 @@ from ptuning.backbones import embedded, glm
 from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.families import Family, find_family, find_trunk
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
+from ptuning.backbones.pieces import PieceTokens, piece_tokens
 from ptuning.errors import BackboneError, PtuningError
 
 # What a tokenizer may keep its vocabulary in.
@@ -91,6 +92,11 @@ class Backbone:
                 f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
                 "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
             ) from error
+
+    @cached_property
+    def pieces(self) -> PieceTokens | None:
+        """The tokens by which it fills blanks behind a text; None where it fills them where they are."""
+        return piece_tokens(self.tokenizer)
 
     @cached_property
     def pooling(self) -> Literal["cls", "mean", "last"]:

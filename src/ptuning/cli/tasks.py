@@ -138,6 +138,7 @@ def _print_task(task: Task) -> None:
     from ptuning.config import shipped_recipes
     from ptuning.data.columns import KIND_ROLES
     from ptuning.data.hub import HubSource
+    from ptuning.tasks.glm_patterns import GLM_PATTERNS
     from ptuning.tasks.presets import KINDS
     from ptuning.tasks.templates import TEMPLATES
 
@@ -154,6 +155,12 @@ def _print_task(task: Task) -> None:
     if task.pattern is not None:
         pairs.append(("pattern", task.pattern))
         pairs.append(("  label words", ", ".join(f"{label}: {word}" for label, word in (task.words or {}).items())))
+    if task.name in GLM_PATTERNS:
+        own = GLM_PATTERNS[task.name]
+        behind = f" (template {own.template})" if len(task.templates) > 1 else ""
+        pairs.append(("pattern for GLM", f"{own.pattern}{behind}"))
+        words = ", ".join(f"{label}: {word}" for label, word in own.words.items())
+        pairs.append(("  label words", words or "those of the row: its choices or entities"))
     pairs.append(("metric", task.metric or "the kind's own default"))
     pairs.append(("data", source_of(task)))
     if isinstance(task.source, HubSource):

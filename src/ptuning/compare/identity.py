@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from ptuning.data.file_names import find_splits
 from ptuning.data.hub import HubSource, is_hub_name
 from ptuning.data.sources import source_directory
 from ptuning.errors import DataError
+from ptuning.tasks.glm_patterns import GLM_PATTERNS
 from ptuning.tasks.presets import get_task
 
 VERSION = 2
@@ -29,6 +31,7 @@ VERSION = 2
 
 ADDED: Mapping[str, Any] = MappingProxyType(
     {
+        "head.length_penalty": 0.0,
         "prompts.gate": "none",
         "training.value_learning_rate": None,
         "training.learning_rate_probe": False,
@@ -91,6 +94,8 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     if config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern:
         values["data"]["pattern"] = config.data.pattern or task.pattern
         values["head"]["words"] = config.head.words or dict(task.words or {})
+        if config.data.pattern is None and task.name in GLM_PATTERNS and _is_glm(Path(config.backbone)):
+            values["data"]["glm_pattern"] = asdict(GLM_PATTERNS[task.name])
     values["data"]["path"] = data_digest(config)
     if config.backbone != MINILM and Path(config.backbone).is_dir():
         values["backbone"] = _files(str(Path(config.backbone).resolve()))
@@ -100,6 +105,20 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
             values[group]["init"] = _files(str(Path(start).resolve()))
     _drop_added(values)
     return {"version": VERSION, "split": split, "settings": values}
+
+
+def _is_glm(backbone: Path) -> bool:
+    """Whether a directory holds a GLM (2021). One of the hub is not looked into: its name decides its patterns too."""
+    path = backbone / "config.json"
+    if not path.is_file():
+        return False
+    from ptuning.backbones.glm import is_glm_2021  # with transformers
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # whoever loads it says what is wrong
+    return isinstance(values, dict) and is_glm_2021(values)
 
 
 def _drop_added(values: dict[str, Any]) -> None:

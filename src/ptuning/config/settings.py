@@ -41,9 +41,10 @@ class DataConfig(Settings):
     template: Int = Field(0, ge=0, description="which of the preset's input formats; see `ptuning tasks NAME`")
     pattern: str | None = Field(
         None,
-        description="what texts are put into: {text}, {text_pair} or {choice}, {mask} for the verbalizer head, "
-        "{prompt} where virtual tokens of p-tuning and soft-prompts stand; other words are anchor tokens. Default: "
-        "the preset's",
+        description="what texts are put into: {text}, {text_pair} or {choice}, of which |bare behind the name leaves "
+        "out punctuation at the end and |whole lets nothing be cut; {mask} for the verbalizer head; {prompt} where "
+        "virtual tokens of p-tuning and soft-prompts stand; {/} where the second side begins for GLM, which cuts the "
+        "longer one; other words are anchor tokens. Default: the preset's",
     )
     max_train_rows: Int | None = Field(None, ge=1, description="use only this many training rows")
     max_validation_rows: Int | None = Field(
@@ -126,8 +127,14 @@ class HeadConfig(Settings):
     )
     words: dict[str, str] | None = Field(
         None,
-        description="verbalizer: label -> its word or words; for choices the words of `right` and `wrong`. Default: "
-        "the preset's",
+        description="verbalizer: label -> its word or words; for choices the words of `right` and `wrong`, or none "
+        "where GLM fills in the choices themselves. Default: the preset's",
+    )
+    length_penalty: Float = Field(
+        0.0,
+        ge=0.0,
+        description="verbalizer, answers of several tokens that GLM fills into a blank: summed log-probabilities are "
+        "divided by the number of tokens to this power; 1 is the mean",
     )
     pooling: Literal["cls", "mean", "last", "pooler"] | None = Field(
         None,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ptuning.attachment import Attached
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.pieces import PieceTokens
 from ptuning.data.batching import Example, collate, evaluation_batches
 from ptuning.inference import TOKENS_AT_ONCE, padding_ids
 
@@ -42,6 +43,7 @@ def watch_prompts(
     examples: Sequence[Example],
     *,
     batch_tokens: int = TOKENS_AT_ONCE,
+    pieces: PieceTokens | None = None,
 ) -> Watched:
     """Runs examples with the prompts of one entry and looks at every layer.
 
@@ -51,6 +53,7 @@ def watch_prompts(
         entry: of its bank.
         examples: tokenized rows.
         batch_tokens: positions a batch at most.
+        pieces: by which the head of the task asks the backbone, where it does.
     """
     num_layers, num_heads = backbone.description.num_layers, backbone.description.num_heads
     attention = torch.zeros(num_layers, num_heads, dtype=torch.float64)
@@ -75,9 +78,11 @@ def watch_prompts(
             batch = collate(members, *padding_ids(backbone.tokenizer)).to(device)
             is_real = batch.attention_mask.bool()  # (B, N)
             num_tokens += int(is_real.sum())
-            types = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}
+            more = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}
+            if pieces is not None:
+                more |= pieces.inputs(batch.input_ids)
             with attached.rows([entry] * len(batch.input_ids)):
-                backbone.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **types)
+                backbone.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **more)
     return Watched(attention / num_tokens, norms / num_tokens, num_tokens)
 
 

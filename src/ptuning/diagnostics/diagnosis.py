@@ -214,7 +214,9 @@ def _diagnose(backbone: Backbone, tasks: Sequence[LoadedTask], rows: Sequence[li
         diagnosed = []
         for entry, (task, own) in enumerate(zip(tasks, rows, strict=True)):
             examples = task.kind.encode(own, backbone.tokenizer, task.max_length, training=False)
-            watched = watch_prompts(attached, backbone, entry, examples)
+            asks_words = (task.saved.head or {}).get("kind") == "verbalizer"
+            pieces = backbone.pieces if asks_words else None
+            watched = watch_prompts(attached, backbone, entry, examples, pieces=pieces)
             diagnosed.append(_task_diagnosis(task, len(own), watched, entry_norms(bank, entry) or {}))
         return tuple(diagnosed)
     finally:

@@ -1,4 +1,4 @@
-"""A head without parameters of its own: how likely the backbone finds each label's words at the masks of a pattern.
+"""A head without parameters of its own: how likely the backbone finds each label's words where a pattern asks for them.
 
 Source: Schick and Schuetze, EACL 2021, arXiv 2001.07676, for pattern and verbalizer. Labels of several tokens, theirs
 of arXiv 2009.07118, are scored here at all masks at once, so that training has one forward a batch.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ptuning.errors import DataError
+from ptuning.heads.asking import ScoresTokens, where_asked
 
 
 class VerbalizerHead(nn.Module):
@@ -21,27 +21,35 @@ class VerbalizerHead(nn.Module):
     and so on. It is the mean and not the sum, since every further token makes a sum smaller: long labels would lose by
     their length. Nothing is trained and nothing saved here.
 
+    Where the backbone fills blanks by pieces, what is looked for is the start of the piece instead of masks, and words
+    have one token each. Scores are then not normalized over the vocabulary, which would take the same number from all
+    labels of a sequence: that changes no probability and no gradient, and the rest of the vocabulary is not scored.
+
     Args:
-        language_modeling_head: (…, hidden_size) -> (…, vocab_size), frozen. It belongs to the backbone.
+        language_modeling_head: of the backbone, frozen.
         word_ids: token ids of each label's words, in label order; of a choice, those for right and for wrong.
         mask_token_id: where the words are asked for. Each sequence has as many as the longest label has tokens.
         is_choice: whether a sequence gets one score, that of the first words less that of the second.
+        reads_pieces: whether `mask_token_id` is the start of a piece.
     """
 
     def __init__(
         self,
-        language_modeling_head: nn.Module,
+        language_modeling_head: ScoresTokens,
         word_ids: Sequence[Sequence[int]],
         mask_token_id: int,
         *,
         is_choice: bool = False,
+        reads_pieces: bool = False,
     ) -> None:
         super().__init__()
         assert len(word_ids) > 1 and all(word_ids)  # `tasks.patterns` refuses others
         lengths = [len(ids) for ids in word_ids]
+        assert not reads_pieces or max(lengths) == 1  # `tasks.verbalizing` makes another head of others
         self.num_masks = max(lengths)
         self.mask_token_id = mask_token_id
         self.is_choice = is_choice
+        self.reads_pieces = reads_pieces
         padded = torch.tensor([[*ids, *[0] * (self.num_masks - len(ids))] for ids in word_ids])
         # (num_labels, num_masks); a label that has fewer tokens does not ask for the last masks
         self.register_buffer("_word_ids", padded, persistent=False)
@@ -65,21 +73,26 @@ class VerbalizerHead(nn.Module):
         Raises:
             DataError: a sequence has another number of masks than the words have tokens.
         """
-        is_mask = input_ids.eq(self.mask_token_id) & attention_mask.bool()
-        counts = is_mask.sum(1)
-        if bool(counts.ne(self.num_masks).any()):
-            wrong = int(counts.ne(self.num_masks).nonzero()[0])
-            raise DataError(
-                f"sequence {wrong} of a batch has {int(counts[wrong])} masks (token {self.mask_token_id}), expected "
-                f"{self.num_masks}: one for each token of the longest label word. Encode rows with the kind that the "
-                "head was made for, whose pattern has {mask}."
-            )
-        logits: Tensor = self._language_modeling_head[0](hidden_states[is_mask])  # (batch_size * num_masks, vocab_size)
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        by_mask = logits.log_softmax(-1).view(len(input_ids), self.num_masks, logits.shape[-1])  # (B, num_masks, vocab)
+        what = "starts of a piece" if self.reads_pieces else "masks"
+        is_mask = where_asked(input_ids, attention_mask, self.mask_token_id, self.num_masks, what)
         word_ids, is_asked = self._buffers["_word_ids"], self._buffers["_is_asked"]
         assert word_ids is not None and is_asked is not None
-        places = torch.arange(self.num_masks, device=word_ids.device)
-        of_tokens = by_mask[:, places, word_ids]  # (B, num_labels, num_masks)
-        scores: Tensor = of_tokens.masked_fill(~is_asked, 0.0).sum(-1) / is_asked.sum(-1)
+        score, asked = self._language_modeling_head[0], hidden_states[is_mask]  # (batch_size * num_masks, hidden_size)
+        if self.reads_pieces:
+            scores = _whole(score.of_tokens(asked, word_ids[:, 0]))  # (B, num_labels)
+        else:
+            logits = _whole(score(asked))  # (batch_size * num_masks, vocab_size)
+            by_mask = logits.log_softmax(-1).view(len(input_ids), self.num_masks, logits.shape[-1])
+            places = torch.arange(self.num_masks, device=word_ids.device)
+            of_tokens = by_mask[:, places, word_ids]  # (B, num_labels, num_masks)
+            scores = of_tokens.masked_fill(~is_asked, 0.0).sum(-1) / is_asked.sum(-1)
         return scores[:, 0] - scores[:, 1] if self.is_choice else scores
+
+
+def _whole(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+
+def reads_pieces(head: nn.Module) -> bool:
+    """Whether a head looks for pieces, so that the backbone has to know where they begin."""
+    return bool(getattr(head, "reads_pieces", False))

@@ -242,7 +242,8 @@ class VirtualTokens(Adaptation):
 
 def stand_in_of(tokenizer: Any) -> int:
     """Returns the id of an ordinary token that is no padding, which a virtual token is to the backbone."""
-    names = ("unk_token_id", "mask_token_id", "cls_token_id", "eos_token_id", "bos_token_id")
+    # the mask last: whoever looks for masks would find one
+    names = ("unk_token_id", "cls_token_id", "eos_token_id", "bos_token_id", "mask_token_id")
     known = [int(number) for number in (getattr(tokenizer, name, None) for name in names) if number is not None]
     padding = getattr(tokenizer, "pad_token_id", None)
     return next((number for number in known if number != padding), 0 if padding != 0 else 1)

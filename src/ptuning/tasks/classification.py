@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ptuning import metrics
+from ptuning.backbones.pieces import piece_tokens
 from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
@@ -28,8 +29,14 @@ from ptuning.tasks.kind import (
     labels_of,
     references_of,
 )
-from ptuning.tasks.pattern_encoding import Texts, cut_longest_first, encode_in_pattern, keep_marked
-from ptuning.tasks.patterns import Part, check_words, parse_pattern, word_ids
+from ptuning.tasks.pattern_encoding import (
+    Texts,
+    cut_longer_side,
+    cut_longest_first,
+    encode_in_pattern,
+    keep_marked,
+)
+from ptuning.tasks.patterns import Part, answers_in_pieces, check_words, parse_pattern, word_ids
 
 
 @final
@@ -97,10 +104,11 @@ class Classification(TaskKind):
             ids, types = _encode_plain(rows, tokenizer, max_length)
         else:
             ids, types = self._encode_in_pattern(rows, tokenizer, max_length, parts)
+        each = len(ids) // max(len(rows), 1)  # sequences of a row
         return [
             Example(
-                sequences=(ids[index],),
-                token_types=None if types is None else (types[index],),
+                sequences=tuple(ids[index * each : (index + 1) * each]),
+                token_types=None if types is None else tuple(types[index * each : (index + 1) * each]),
                 label=self._index(row["label"], index) if labelled else None,
                 row=index,
             )
@@ -110,7 +118,10 @@ class Classification(TaskKind):
     def _encode_in_pattern(
         self, rows: Sequence[Row], tokenizer: Any, max_length: int, parts: Sequence[Part]
     ) -> tuple[list[list[int]], list[list[int]] | None]:
-        texts: dict[str, Sequence[str]] = {"text": [row["text"] for row in rows]}
+        words = self.word_ids(tokenizer)
+        has_piece = words is not None and piece_tokens(tokenizer) is not None
+        answers = answers_in_pieces(words or ()) if has_piece else [[]]  # of each row
+        texts: dict[str, Sequence[str]] = {"text": [row["text"] for row in rows for _ in answers]}
         pairs = text_pairs(rows)
         if rows and (pairs is not None) != any(part.value == "text_pair" for part in parts if part.kind == "text"):
             here, there = ("no", "it has {text_pair}") if pairs is None else ("a", "{text_pair} is not in it")
@@ -119,16 +130,23 @@ class Classification(TaskKind):
                 "have; set data.pattern, or say in data.columns which columns are read."
             )
         if pairs is not None:
-            texts["text_pair"] = pairs
+            texts["text_pair"] = [pair for pair in pairs for _ in answers]
 
         def shorten(index: int, own: Texts, room: int) -> Texts:
-            if not rows[index].get("keep"):
-                return cut_longest_first(own, room)
-            return keep_marked(tokenizer, parts, rows[index], own, room, max_length, number=index + 1)
+            row = rows[index // len(answers)]
+            if row.get("keep"):
+                return keep_marked(tokenizer, parts, row, own, room, max_length, number=index // len(answers) + 1)
+            return cut_longer_side(parts, own, room) if has_piece else cut_longest_first(own, room)
 
-        words = self.word_ids(tokenizer)
-        num_masks = 1 if words is None else max(map(len, words))
-        return encode_in_pattern(tokenizer, parts, texts, max_length, shorten, num_masks=num_masks)
+        return encode_in_pattern(
+            tokenizer,
+            parts,
+            texts,
+            max_length,
+            shorten,
+            num_masks=1 if words is None else max(map(len, words)),
+            answers=answers * len(rows) if has_piece else None,
+        )
 
     def _index(self, label: str, row: int) -> int:
         try:
@@ -140,6 +158,8 @@ class Classification(TaskKind):
             ) from None
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        if logits.ndim == 1:  # each label was a sequence of its own
+            logits = logits.view(-1, self.num_outputs)
         return F.cross_entropy(in_full_precision(logits), labels_of(batch))
 
     def num_terms(self, examples: Sequence[Example]) -> int:

@@ -9,21 +9,26 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, Literal, Self, final
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from ptuning import metrics
+from ptuning.backbones.pieces import piece_tokens
 from ptuning.config import DataConfig
 from ptuning.data.batching import Batch, Example
 from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
+from ptuning.tasks.choice_loss import choice_loss
 from ptuning.tasks.encoding import check_is_fast, encode_texts
-from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, in_full_precision, labels_of, references_of
-from ptuning.tasks.pattern_encoding import Texts, cut_longest_first, encode_in_pattern
-from ptuning.tasks.patterns import Part, check_words, parse_pattern, word_ids
+from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, references_of
+from ptuning.tasks.pattern_encoding import (
+    Texts,
+    answer_ids,
+    cut_longest_first,
+    encode_in_pattern,
+    required_pieces,
+)
+from ptuning.tasks.patterns import Part, check_mask, check_words, parse_pattern, word_ids
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +49,9 @@ class MultipleChoice(TaskKind):
     Args:
         pattern: what they are put into instead, with {text} (and the question behind it) and {choice}; None to read
             them as two segments. It is cut in the same way.
-        words: that stand for right and for wrong at the pattern's mask.
+        words: that stand for right and for wrong at the pattern's mask. Where there are none of them, not None, the
+            choices themselves fill the mask: that takes a backbone that fills blanks by pieces, and the pattern has no
+            {choice}.
     """
 
     pattern: str | None = None
@@ -55,10 +62,19 @@ class MultipleChoice(TaskKind):
     default_metric: ClassVar[str] = "accuracy"
 
     def __post_init__(self) -> None:
-        check_words(self._parts(), self.words, WORD_NAMES)
+        if self.fills_blanks:
+            check_mask(self._parts(), "choices fill the mask themselves (head.words is empty)")
+        else:
+            check_words(self._parts(), self.words, WORD_NAMES)
+
+    @property
+    def fills_blanks(self) -> bool:
+        """Whether the choices themselves are the answers at the pattern's mask."""
+        return self.words == ()
 
     def _parts(self) -> tuple[Part, ...] | None:
-        return None if self.pattern is None else parse_pattern(self.pattern, ("text", "choice"), ("text", "choice"))
+        roles = ("text",) if self.fills_blanks else ("text", "choice")
+        return None if self.pattern is None else parse_pattern(self.pattern, roles, roles)
 
     def word_ids(self, tokenizer: Any) -> list[list[int]] | None:
         """Return the token ids of the words for right and for wrong, None where there are none.
@@ -67,7 +83,7 @@ class MultipleChoice(TaskKind):
             ConfigError: the tokenizer does not know a word, or both have the same tokens.
         """
         parts = self._parts()
-        return None if parts is None or self.words is None else word_ids(tokenizer, parts, self.words, WORD_NAMES)
+        return None if parts is None or not self.words else word_ids(tokenizer, parts, self.words, WORD_NAMES)
 
     @classmethod
     def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
@@ -119,24 +135,28 @@ class MultipleChoice(TaskKind):
         cut: list[int] = []
 
         def shorten(index: int, own: Texts, room: int) -> Texts:
-            left = room - len(own["choice"])
-            if left > 0:
+            left = room - len(own.get("choice", ()))
+            if left > 0 and "text" in own:
                 return {**own, "text": own["text"][-left:]}
             cut.append(index)
             return cut_longest_first(own, room)
 
         words = self.word_ids(tokenizer)
+        both = {"text": texts} if self.fills_blanks else {"text": texts, "choice": choices}
+        answers: Sequence[list[int]] | None = None
+        if self.fills_blanks:
+            required_pieces(tokenizer, "head.words has no words for right and wrong, and the pattern no {choice}")
+            answers = answer_ids(tokenizer, parts, choices)
+        elif words is not None and piece_tokens(tokenizer) is not None:
+            answers = [[]] * len(texts)  # the words are asked for at the start of the piece
         num_masks = 1 if words is None else max(map(len, words))
-        both = {"text": texts, "choice": choices}
-        ids, types = encode_in_pattern(tokenizer, parts, both, max_length, shorten, num_masks=num_masks)
+        ids, types = encode_in_pattern(
+            tokenizer, parts, both, max_length, shorten, num_masks=num_masks, answers=answers
+        )
         return ids, types, len(cut)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        sizes = batch.choices or (1,) * len(batch.examples)
-        parts = torch.split(in_full_precision(logits), list(sizes))
-        # A missing choice has probability 0.
-        padded = pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))  # (batch_size, num_choices)
-        return F.cross_entropy(padded, labels_of(batch))
+        return choice_loss(logits, batch)
 
     def num_terms(self, examples: Sequence[Example]) -> int:
         return len(examples)

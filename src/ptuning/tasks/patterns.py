@@ -1,8 +1,11 @@
 """Patterns such as `{text} Question: {text_pair} True or false? {mask}`: what texts are put into for a model.
 
     {text} {text_pair}   the texts of a row; of choices {text} and {choice}
+    {text|bare}          without the punctuation at its end
+    {text|whole}         never cut where a row is too long
     {mask}               where label words are asked for: as many masks as the longest label has tokens
     {prompt} {prompt:3}  virtual tokens, as negative token ids: virtual token k, from 0, is -(k + 1)
+    {/}                  where the second side begins, for backbones that cut the longer side first (GLM)
 
 Everything else are words that stay as they are (the anchor tokens of P-Tuning). How a pattern is filled in is in
 `pattern_encoding.py`.
@@ -11,6 +14,7 @@ Everything else are words that stay as they are (the anchor tokens of P-Tuning).
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +23,8 @@ from ptuning.errors import ConfigError
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _PROMPT = re.compile(r"prompt(?::(\d+))?")
+_SIDE = "/"
+_HOW = frozenset({"bare", "whole"})
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,25 @@ class Part:
     """A piece of a pattern.
 
     Attributes:
-        kind: words of the pattern, a text of the row, the masks, or virtual tokens.
+        kind: words of the pattern, a text of the row, the masks, virtual tokens, or the beginning of the second side.
         value: the words; or the role of the text.
         count: of virtual tokens, how many.
         is_spaced: whether a space stands between it and what is in front, virtual tokens not counted.
+        is_bare: of a text, whether the punctuation at its end is left out.
+        is_whole: of a text, whether it is never cut.
     """
 
-    kind: Literal["words", "text", "mask", "prompt"]
+    kind: Literal["words", "text", "mask", "prompt", "side"]
     value: str = ""
     count: int = 0
     is_spaced: bool = False
+    is_bare: bool = False
+    is_whole: bool = False
+
+    def shown(self, text: str) -> str:
+        """A text of a row as it stands here; one that is nothing but punctuation stays as it is."""
+        bare = text.rstrip().rstrip(string.punctuation).rstrip() if self.is_bare else text
+        return bare or text
 
 
 def parse_pattern(pattern: str, roles: Sequence[str], needed: Sequence[str]) -> tuple[Part, ...]:
@@ -77,12 +92,26 @@ def parse_pattern(pattern: str, roles: Sequence[str], needed: Sequence[str]) -> 
                 )
             parts.append(Part("prompt", count=int(prompt[1])))
             continue
-        if piece != "mask" and piece not in roles:
+        if piece == _SIDE:
+            parts.append(Part("side"))
+            continue
+        name, *how = piece.split("|")
+        is_mask = piece == "mask"
+        if not is_mask and (name not in roles or not _HOW.issuperset(how)):
             raise ConfigError(
-                f"data.pattern is {pattern!r}, in which {{{piece}}} is unknown. Expected {known}; correct it."
+                f"data.pattern is {pattern!r}, in which {{{piece}}} is unknown. Expected {known}"
+                + (f", of a text also {{{name}|bare}} and {{{name}|whole}}" if name in roles else "")
+                + "; correct it."
             )
-        kind: Literal["mask", "text"] = "mask" if piece == "mask" else "text"
-        parts.append(Part(kind, "" if kind == "mask" else piece, is_spaced=is_spaced and _has_begun(parts)))
+        parts.append(
+            Part(
+                "mask" if is_mask else "text",
+                "" if is_mask else name,
+                is_spaced=is_spaced and _has_begun(parts),
+                is_bare="bare" in how,
+                is_whole="whole" in how,
+            )
+        )
         is_spaced = False
     _check_places(pattern, parts, needed)
     return tuple(parts)
@@ -90,11 +119,12 @@ def parse_pattern(pattern: str, roles: Sequence[str], needed: Sequence[str]) -> 
 
 def _has_begun(parts: Sequence[Part]) -> bool:
     """Whether there is something for a space to stand behind."""
-    return any(part.kind != "prompt" for part in parts)
+    return any(part.kind not in ("prompt", "side") for part in parts)
 
 
 def _check_places(pattern: str, parts: Sequence[Part], needed: Sequence[str]) -> None:
-    places = [part.value or "mask" for part in parts if part.kind in ("text", "mask")]
+    names = {"mask": "mask", "side": _SIDE}
+    places = [names.get(part.kind, part.value) for part in parts if part.kind in ("text", "mask", "side")]
     for name in (*needed, *places):
         count = places.count(name)
         if count != 1:
@@ -140,6 +170,25 @@ def resolve_pattern(pattern: str, prompt_length: int) -> str:
     return _PLACE.sub(numbered, pattern)
 
 
+def check_mask(parts: Sequence[Part] | None, what: str) -> None:
+    """Check that there is a mask, where something is asked for.
+
+    Args:
+        parts: of the pattern.
+        what: asks, for the message: the beginning of a sentence.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if any(part.kind == "mask" for part in parts or ()):
+        return
+    missing = "there is no pattern" if parts is None else "the pattern has no {mask}"
+    raise ConfigError(
+        f"{what}, but {missing}, where they are asked for. Set data.pattern to one with {{mask}}, such as "
+        "`{text} It was {mask}.`, or head.kind to linear."
+    )
+
+
 def check_words(parts: Sequence[Part] | None, words: Sequence[str] | None, labels: Sequence[str]) -> None:
     """Check that there are words for all labels, and a mask that they stand at.
 
@@ -148,12 +197,7 @@ def check_words(parts: Sequence[Part] | None, words: Sequence[str] | None, label
     """
     if words is None:
         return
-    if not any(part.kind == "mask" for part in parts or ()):
-        what = "there is no pattern" if parts is None else "the pattern has no {mask}"
-        raise ConfigError(
-            f"label words are {', '.join(words)}, but {what}, where they are asked for. Set data.pattern to one with "
-            "{mask}, such as `{text} It was {mask}.`, or head.kind to linear."
-        )
+    check_mask(parts, f"label words are {', '.join(words)}")
     if len(words) != len(labels) or not all(isinstance(own, str) and own.strip() for own in words):
         raise ConfigError(
             f"label words are {', '.join(map(repr, words))}, expected some for each of {', '.join(labels)}. "
@@ -192,3 +236,16 @@ def word_ids(tokenizer: Any, parts: Sequence[Part], words: Sequence[str], labels
                 f"{own!r}, which are the same tokens. Expected different ones; correct head.words."
             )
     return found
+
+
+def answers_in_pieces(words: Sequence[Sequence[int]]) -> list[list[int]]:
+    """What fills the blank of a row's sequences, where a backbone fills blanks by pieces.
+
+    Args:
+        words: token ids of each label's words.
+
+    Returns:
+        One empty answer where all words are one token, which are then asked for at the start of the piece; else those
+        of each label, each in a sequence of its own.
+    """
+    return [[]] if all(len(ids) == 1 for ids in words) else [list(ids) for ids in words]

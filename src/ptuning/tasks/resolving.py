@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ptuning.config import METHODS, RunConfig, with_method_defaults
 from ptuning.data.sources import TaskData
+from ptuning.errors import ConfigError
 from ptuning.tasks import Task, TaskKind, get_kind
+from ptuning.tasks.glm_patterns import GLM_PATTERNS
 from ptuning.tasks.patterned import with_pattern
 
 
-def with_task_defaults(config: RunConfig, task: Task) -> RunConfig:
+def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool = False) -> RunConfig:
     """Fills in what is left to the method and to the preset.
 
+    Args:
+        config: of the run.
+        task: preset or bare kind.
+        has_pieces: whether the backbone fills blanks by pieces, as GLM does: presets have other patterns for it.
+
     Raises:
-        ConfigError: a setting is one that the method does not have.
+        ConfigError: a setting is one that the method does not have, or the template is not the pattern's.
     """
     config = with_method_defaults(config)
-    pattern, words = config.data.pattern, config.head.words
-    if config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern:
-        pattern = task.pattern if pattern is None else pattern
-    if config.head.kind == "verbalizer":
-        words = dict(task.words or {}) if words is None else words
+    if config.head.length_penalty and config.head.kind != "verbalizer":
+        raise ConfigError(
+            f"head.length_penalty is {config.head.length_penalty:g}, which is for label words, but head.kind is "
+            f"{config.head.kind}. Leave it out, or set head.kind to verbalizer."
+        )
+    if not (config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern):
+        return config
+    own = GLM_PATTERNS.get(task.name) if has_pieces else None
+    pattern, words, template = config.data.pattern, config.head.words, config.data.template
+    if pattern is None:
+        pattern = task.pattern if own is None else own.pattern
+        if own is not None and template not in (0, own.template):
+            raise ConfigError(
+                f"data.template is {template}, but the pattern of {task.name} for GLM, {own.pattern!r}, is for "
+                f"template {own.template}. Leave data.template out, or give a pattern of yours in data.pattern."
+            )
+        template = template if own is None else own.template
+    update: dict[str, dict[str, Any]] = {"data": {"pattern": pattern, "template": template}}
+    if config.head.kind == "verbalizer" and words is None:
+        usual = task.words if own is None or pattern != own.pattern else own.words
+        if task.kind == "multiple_choice" and pattern is not None and "{choice" not in pattern:
+            usual = None  # the choices themselves answer
+        update["head"] = {"words": dict(usual or {})}
     return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"pattern": pattern}),
-            "head": config.head.model_copy(update={"words": words}),
-        }
+        update={name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     )
 
 

@@ -1,12 +1,14 @@
 """Templates of the paper's tasks: the texts that the official implementation makes of a data set's columns.
 
-Source: THUDM/P-tuning-v2 at b1520c9, `tasks/superglue/dataset.py`. Columns are those of the Hugging Face copies. WiC
+Source: THUDM/P-tuning-v2 at b1520c9, `tasks/superglue/dataset.py`; for the patterns of `glm_patterns.py` (`wsc/2`,
+`copa/1`, `multirc/1`) THUDM/GLM, `tasks/superglue/pvp.py`. Columns are those of the Hugging Face copies. WiC
 and WSC depart from it where a text is too long: the words that are asked about are kept (the original cuts the end).
 """
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -134,6 +136,34 @@ def _multirc(record: Record) -> dict[str, Any]:
     return row | {"group": f"{place['paragraph']}-{place['question']}"}
 
 
+def _bare(text: str) -> str:
+    """A text without the punctuation at its end; one that is nothing else stays."""
+    return text.rstrip().rstrip(string.punctuation).rstrip() or text
+
+
+def _wsc_question(record: Record) -> dict[str, Any]:
+    asked = f"'*{_text(record, 'span2_text')}*' refer to {_text(record, 'span1_text')}"
+    return _wsc_marked(record) | {"text_pair": asked}
+
+
+_JOINED = {"cause": " because", "effect": ", so"}
+
+
+def _copa_shown(record: Record) -> dict[str, Any]:
+    question = record["question"]
+    if question not in _JOINED:
+        raise ValueError(f"'question' is {question!r}, expected cause or effect. Correct the row.")
+    choices = [_bare(_text(record, column)) for column in ("choice1", "choice2")]
+    choices = [choice[:1].lower() + choice[1:] for choice in choices]
+    shown = f'"{choices[0]}" or "{choices[1]}"?'
+    return {"text": f"{shown} {_bare(_text(record, 'premise'))}{_JOINED[question]}", "choices": choices}
+
+
+def _multirc_question(record: Record) -> dict[str, Any]:
+    asked = f"{_bare(_text(record, 'question'))}? Is it {_text(record, 'answer')}"
+    return _multirc(record) | {"text": _bare(_text(record, "paragraph")), "text_pair": asked}
+
+
 TEMPLATES: Mapping[str, Template] = MappingProxyType(
     {
         template.name: template
@@ -169,11 +199,27 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 description="{text} with the word at span2_index between asterisks ‖ {span1_text}",
             ),
             Template(
+                "wsc/2",
+                ("text", "span1_index", "span1_text", "span2_index", "span2_text"),
+                _wsc_question,
+                ("text", "text_pair", "keep"),
+                description="{text} with the word at span2_index between asterisks ‖ "
+                "'*{span2_text}*' refer to {span1_text}",
+            ),
+            Template(
                 "copa/0",
                 ("premise", "question", "choice1", "choice2"),
                 _copa,
                 ("text", "choices"),
                 description="{premise} because|so ‖ {choice1} or {choice2}",
+            ),
+            Template(
+                "copa/1",
+                ("premise", "question", "choice1", "choice2"),
+                _copa_shown,
+                ("text", "choices"),
+                description='"{choice1}" or "{choice2}"? {premise} because|, so ‖ {choice1} or {choice2}, without '
+                "their last punctuation and with a small first letter",
             ),
             Template(
                 "multirc/0",
@@ -182,6 +228,14 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 ("text", "text_pair", "group"),
                 optional=("idx",),
                 description="{paragraph} ‖ {question} {answer}",
+            ),
+            Template(
+                "multirc/1",
+                ("paragraph", "question", "answer"),
+                _multirc_question,
+                ("text", "text_pair", "group"),
+                optional=("idx",),
+                description="{paragraph} ‖ {question}? Is it {answer}, without the last punctuation of both",
             ),
         )
     }

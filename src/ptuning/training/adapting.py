@@ -20,6 +20,7 @@ from ptuning.methods.starts import from_ids, from_labels, from_noise, ordinary_i
 from ptuning.prompts import GivenPrompts
 from ptuning.prompts.input_prompts import InputPrompts
 from ptuning.tasks import TaskKind
+from ptuning.tasks.verbalizing import asks_each_answer
 
 
 def no_prompts(backbone: Backbone) -> GivenPrompts:
@@ -82,10 +83,10 @@ def _make_virtual_tokens(
     generator: torch.Generator,
 ) -> VirtualTokens:
     settings, description = config.prompts, backbone.description
-    if settings.mixture > 1 and kind.head_kind != "sequence":
+    if settings.mixture > 1 and (kind.head_kind != "sequence" or _asks_each_answer(config, kind, backbone)):
         raise ConfigError(
             f"prompts.mixture is {settings.mixture}, but only labels of whole sequences can be mixed, and the task is "
-            f"{kind.name}. Leave it out."
+            f"{kind.name}, or answers are sequences of their own. Leave it out."
         )
     has_places = "{prompt" in (getattr(kind, "pattern", None) or "")
     prompts = InputPrompts(
@@ -104,6 +105,10 @@ def _make_virtual_tokens(
         num_perturbed=description.num_layers - 1 if is_perturbed else 0,
         hidden_size=description.hidden_size if is_perturbed else 0,
     )
+
+
+def _asks_each_answer(config: RunConfig, kind: TaskKind, backbone: Backbone) -> bool:
+    return config.head.kind == "verbalizer" and asks_each_answer(kind, backbone.tokenizer)
 
 
 def _start(

@@ -13,21 +13,22 @@ from ptuning.backbones.families import position_limit
 from ptuning.backbones.language_modeling import load_language_modeling_head
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.packing import can_pack, require_packing
+from ptuning.backbones.pieces import PieceTokens
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import load_tensors_into, read_prompt
 from ptuning.config import METHODS, PromptsConfig, RunConfig
 from ptuning.config.methods import DEEP_STARTS
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
-from ptuning.heads import VerbalizerHead, draw_pooler, make_head
+from ptuning.heads import draw_pooler, make_head
 from ptuning.inference import padding_ids
 from ptuning.methods import Adaptation
 from ptuning.model import PromptedModel
 from ptuning.prompts import DeepPrompts, Entry, PromptBank, resolve_layers
 from ptuning.prompts.initialization import draw_like, from_saved, pick_tokens
 from ptuning.tasks import TaskKind
-from ptuning.tasks.patterned import label_word_ids
 from ptuning.tasks.resolving import has_virtual_tokens_in_pattern
+from ptuning.tasks.verbalizing import make_verbalizer
 from ptuning.training.adapting import make_adaptation, no_prompts
 from ptuning.training.seed import generator_for
 
@@ -109,7 +110,8 @@ def assemble_model(
         generator = torch.Generator().manual_seed(one.training.seed)
         if METHODS[one.method].has_deep_prompts:
             layers = resolve_layers(one.prompts.layers, backbone.description.num_layers)
-            prompts = _make_prompts(one.prompts, backbone, layers, examples, generator)
+            pieces = backbone.pieces if one.head.kind == "verbalizer" else None  # what examples are made with
+            prompts = _make_prompts(one.prompts, backbone, layers, examples, generator, pieces)
             bank.add(prompts, layers=layers, positions=one.prompts.positions)
         else:
             _check_serves_one(one, len(other_kinds) + len(other_configs))
@@ -155,6 +157,13 @@ def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
                 "it to auto."
             )
         return False
+    if config.head.kind == "verbalizer" and backbone.pieces is not None:
+        if is_asked:
+            raise ConfigError(
+                f"training.packing is on, but {backbone.name} fills blanks by pieces, and rows that see "
+                "their texts in another way each are not packed. Set it to auto, or head.kind to linear."
+            )
+        return False
     if device.type in ("cpu", "mps") and (is_flex or is_asked):
         setting, other = ("packing", "auto") if is_asked else ("attention", "sdpa")
         raise ConfigError(
@@ -180,6 +189,7 @@ def _make_prompts(
     layers: tuple[int, ...],
     examples: Sequence[Example],
     generator: torch.Generator,
+    pieces: PieceTokens | None,
 ) -> DeepPrompts:
     description = backbone.description
     return DeepPrompts(
@@ -188,7 +198,7 @@ def _make_prompts(
         prompt_length=settings.prompt_length,
         head_dim=description.head_dim,
         init_std=settings.init_std,
-        initial=_initial_prompts(settings, backbone, layers, examples, generator),
+        initial=_initial_prompts(settings, backbone, layers, examples, generator, pieces),
         gate=settings.gate,
         reparameterization="mlp" if settings.reparameterization == "mlp" else "none",
         hidden_size=description.hidden_size,
@@ -206,14 +216,8 @@ def _make_heads(config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind]
     """
     description = backbone.description
     if config.head.kind == "verbalizer":
-        words_at_mask = load_language_modeling_head(backbone)
-        mask = int(backbone.tokenizer.mask_token_id)
-        return [
-            VerbalizerHead(
-                words_at_mask, label_word_ids(kind, backbone.tokenizer), mask, is_choice=kind.head_kind == "choice"
-            )
-            for kind in kinds
-        ]
+        words_at_mask, penalty = load_language_modeling_head(backbone), config.head.length_penalty
+        return [make_verbalizer(kind, backbone.tokenizer, words_at_mask, length_penalty=penalty) for kind in kinds]
     pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
     if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
         draws = generator_for("pooler", config.training.seed)
@@ -241,14 +245,15 @@ def _initial_prompts(
     layers: tuple[int, ...],
     examples: Sequence[Example],
     generator: torch.Generator,
+    pieces: PieceTokens | None,
 ) -> Tensor | None:
     """Returns the values that prompts start from, or None for the normal start."""
     if prompts.init in (None, "normal") or prompts.prompt_length == 0:
         return None
     if prompts.init == "tokens":
-        return _from_examples(prompts, backbone, layers, examples, generator)
+        return _from_examples(prompts, backbone, layers, examples, generator, pieces)
     if prompts.init == "statistics":
-        inputs = _some_examples(backbone, examples, _ENOUGH_EXAMPLES, generator)
+        inputs = _some_examples(backbone, examples, _ENOUGH_EXAMPLES, generator, pieces)
         return draw_like(_captured(backbone, inputs, layers, None), prompts.prompt_length, generator)
     if prompts.init == "text":
         encoded = backbone.tokenizer(prompts.init_text, return_tensors="pt", truncation=True)
@@ -295,15 +300,20 @@ def _from_examples(
     layers: Sequence[int],
     examples: Sequence[Example],
     generator: torch.Generator,
+    pieces: PieceTokens | None,
 ) -> Tensor:
     """Picks tokens at random from as many training examples as there are virtual tokens."""
-    inputs = _some_examples(backbone, examples, max(prompts.prompt_length, 8), generator)
+    inputs = _some_examples(backbone, examples, max(prompts.prompt_length, 8), generator, pieces)
     tokens = pick_tokens(int(inputs["attention_mask"].sum()), prompts.prompt_length, generator)
     return _captured(backbone, inputs, layers, tokens)
 
 
 def _some_examples(
-    backbone: Backbone, examples: Sequence[Example], count: int, generator: torch.Generator
+    backbone: Backbone,
+    examples: Sequence[Example],
+    count: int,
+    generator: torch.Generator,
+    pieces: PieceTokens | None,
 ) -> dict[str, Tensor]:
     """Some training examples, drawn without repetition, as keyword arguments of the backbone."""
     order = torch.randperm(len(examples), generator=generator)[:count]
@@ -311,6 +321,8 @@ def _some_examples(
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if batch.token_type_ids is not None:
         inputs["token_type_ids"] = batch.token_type_ids
+    if pieces is not None:
+        inputs |= pieces.inputs(batch.input_ids)
     return inputs
 
 

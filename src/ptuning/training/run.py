@@ -275,7 +275,7 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
         DataError: the data are not what the task needs.
     """
     task = get_task(config.task)
-    config = with_task_defaults(config, task)
+    config = with_task_defaults(config, task, has_pieces=backbone.pieces is not None)
     data = load_task_data(config, task)
     kind = resolve_kind(config, task, data)
     max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
@@ -296,7 +296,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     Raises:
         ConfigError: the metric is not one of the kind's.
     """
-    config = with_task_defaults(config, prepared.task)
+    config = with_task_defaults(config, prepared.task, has_pieces=backbone.pieces is not None)
     training = config.training
     rate, epochs = training.head_learning_rate, training.epochs or _default_epochs(config, prepared)
     parameter = next(backbone.model.parameters())
@@ -396,7 +396,9 @@ def saved_prompt(
     """What of a trained model is kept for a task: prompts (the reparameterization folded) and its head."""
     prompts, placed = model.bank.prompts[entry], model.bank.entries[entry]
     pooler = {"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}
-    words = {"kind": "verbalizer"} if config.head.kind == "verbalizer" else {}
+    words: dict[str, Any] = {"kind": "verbalizer"} if config.head.kind == "verbalizer" else {}
+    if config.head.length_penalty:
+        words["length_penalty"] = config.head.length_penalty
     return SavedPrompt(
         prompts=prompts.folded() if isinstance(prompts, DeepPrompts) else no_prompts(backbone).given,
         layers=placed.layers,
