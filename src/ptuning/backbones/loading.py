@@ -84,7 +84,7 @@ class Backbone:
             # Without any, transformers makes an empty tokenizer, to which every text is unknown.
             if not any(self._file(name) for name in _VOCABULARY_FILES):
                 raise OSError(f"none of {', '.join(_VOCABULARY_FILES)} is there")
-            return AutoTokenizer.from_pretrained(self.source, **self.load_options)
+            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.load_options)
         except PtuningError:
             raise
         except Exception as error:  # a damaged file may give any: the tokenizers library raises Exception itself
@@ -92,6 +92,9 @@ class Backbone:
                 f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
                 "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
             ) from error
+        if self.family.model_type == glm.MODEL_TYPE:
+            tokenizer.model_input_names = ["input_ids", "attention_mask"]  # it has no token types
+        return tokenizer
 
     @cached_property
     def pieces(self) -> PieceTokens | None:

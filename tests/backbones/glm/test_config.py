@@ -85,7 +85,8 @@ def test_a_glm_of_today_is_not_read_as_one_of_2021(tmp_path: Path, published_con
         ("performer", True, "performer True, expected false"),
         ("hidden_act", "relu", "hidden_act 'relu', expected one of gelu_tanh, gelu_erf"),
         ("pool_token", "mean", "pool_token 'mean', expected one of cls, start, pad"),
-        ("num_layers", 0, "num_layers 0, expected at least 1"),
+        ("num_layers", 0, "num_layers 0, expected a whole number of at least 1"),
+        ("hidden_size", "32", "hidden_size '32', expected a whole number of at least 1"),
         ("num_attention_heads", 5, "hidden_size 32 and num_attention_heads 5, expected a width that the heads divide"),
     ],
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ptuning import load_backbone
 from ptuning.backbones.glm import load_tokenizer
@@ -182,6 +184,23 @@ def test_the_backbone_finds_it(tiny_glm: Path) -> None:
     ]
     assert tokenizer.model_max_length == 128
     assert load_backbone(tiny_glm).pooling == "cls"
+
+
+def test_the_vocabulary_counts_more_than_the_tokenizer_it_was_made_for(tiny_glm: Path, tmp_path: Path) -> None:
+    """BERT's or GPT-2's own tokenizer.json has other special tokens, another template and token types."""
+    inner = Tokenizer(models.WordLevel({"[UNK]": 0, "red": 1}, unk_token="[UNK]"))
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    other = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", model_input_names=names)
+    assert "token_type_ids" in other("red")
+    directory = tmp_path / "both"
+    shutil.copytree(tiny_glm, directory)
+    other.save_pretrained(directory)
+    backbone = load_backbone(directory)
+    assert _tokens(backbone.tokenizer, " red") == ["[CLS]", "Ġred", "<|endoftext|>"]
+    (directory / "merges.txt").unlink()
+    alone = load_backbone(directory).tokenizer
+    assert list(alone("red")) == ["input_ids", "attention_mask"], "GLM has no token types, whatever its tokenizer"
+    assert alone("red")["input_ids"] == [1]
 
 
 def test_sentencepiece_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,8 +129,9 @@ def _check(config: Glm2021Config) -> None:
     if config.pool_token not in _POOL_TOKENS:
         found.append(("pool_token", f"one of {', '.join(_POOL_TOKENS)}"))
     for name in ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "max_sequence_length"):
-        if getattr(config, name) < 1:
-            found.append((name, "at least 1"))
+        size = getattr(config, name)
+        if not isinstance(size, int) or size < 1:
+            found.append((name, "a whole number of at least 1"))
     if found:
         name, expected = found[0]
         raise BackboneError(

@@ -45,8 +45,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
         BackboneError: it names something that is not allowed, is damaged, or is not a dictionary.
     """
     is_mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not
+    known = torch.serialization.get_safe_globals()  # those of the caller stay when the block ends
     try:
-        with torch.serialization.safe_globals(allowed_globals()):
+        with torch.serialization.safe_globals([one for one in allowed_globals() if one not in known]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         found = _NAME.search(str(error))

@@ -93,8 +93,11 @@ _SENTENCEPIECE = _Special(
 
 
 def has_published_tokenizer(find: Find) -> bool:
-    """Whether the files of a vocabulary are there, and no tokenizer.json, which would be a whole tokenizer."""
-    return find("tokenizer.json") is None and any(all(find(name) for name in names) for names in VOCABULARIES)
+    """Whether the files of a vocabulary are there.
+
+    They count more than a tokenizer.json, which may be that of the model whose vocabulary it is.
+    """
+    return any(all(find(name) for name in names) for names in VOCABULARIES)
 
 
 def load_tokenizer(find: Find, *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
