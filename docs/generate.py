@@ -170,20 +170,42 @@ def _default_of(field: FieldInfo) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+_ABOUT_DECODERS = """
+`attention_direction` says which way the tokens of a decoder see: `causal`, as it was trained (the default), or
+`bidirectional`. It belongs to a saved prompt, which is refused on a backbone that looks the other way. A checkpoint
+that was trained to look both ways (EmbeddingGemma) does so by itself, and cannot be made causal.
+
+- Virtual tokens are visible to every token, from every window, whichever way it looks. Prompts are as wide as the
+  key/value heads; their keys are what attention sees, behind norms of keys (Qwen 3, Gemma 3) and rotation.
+- Windows (`sliding_window`): a causal one is so many tokens, the one that looks counted. Switched, a token sees so
+  many to each side, as transformers' bidirectional masks have it.
+- `head.pooling` is `last` for causal backbones and `mean` for bidirectional ones, where the checkpoint does not say
+  how it was trained; `cls` is refused for causal ones, whose first token sees nothing behind itself.
+- Tagging asks a causal backbone at the last piece of a word, question answering says "no answer" at the last token.
+  What stands behind a word or the start of an answer is not known there: where that matters, switch the direction.
+  In semantic role labeling words in front of the predicate do not know it.
+- A tokenizer that puts nothing between the two texts of a pair gets a line break there; one without a token for
+  padding needs none, since padding is on the right and masked. A batch of your own may have padding on the left.
+- `gemma3` checkpoints with a vision part are of another type and not supported; their language model by itself
+  (`gemma3_text`) is. `glm` and `glm4` are the GLM-4 family, not the GLM of 2021.
+"""
+
+
 def backbones() -> list[str]:
     """The families that can be given prompts."""
     from ptuning.backbones.families import FAMILIES, POSITION_NOTES
 
     lines = [
         "What `ptuning.load_backbone`, `ptuning.attach` and `--backbone` take: checkpoints whose `config.json` names",
-        "one of these model types. Others are refused by name. Of T5-like models the encoder is used.",
+        "one of these model types. Others are refused by name. Of T5-like models the encoder is used, of language",
+        "models (decoders) all but the head that says the next token.",
         "",
         *_header("model type", "attention", "positions", "`positions: shifted`", "gradient checkpointing"),
     ]
     for family in sorted(FAMILIES.values(), key=lambda family: family.model_type):
         lines.append(
             _row(
-                f"`{family.model_type}`" + (" (encoder)" if family.is_encoder_of_seq2seq else ""),
+                f"`{family.model_type}`{family.part}",
                 ", ".join(family.attention),
                 POSITION_NOTES[family.positions],
                 _yes(family.takes_shifted_positions),
@@ -192,10 +214,10 @@ def backbones() -> list[str]:
         )
     lines += [
         "",
-        "The default is sdpa. Tests compare sdpa and eager with a plain reference in every family, on the CPU; flex",
-        "with sdpa, packed batches forward on the CPU, the rest where there is CUDA; of flash only the mask is tested.",
-        "Flash is refused where layers have local attention (ModernBERT), and flex where scores have a relative",
-        "position bias (T5).",
+        "The default is sdpa, or eager where scores are capped (Gemma 2), which sdpa cannot do. Tests compare sdpa and",
+        "eager with a plain reference in every family, on the CPU; flex with sdpa, packed batches forward on the CPU,",
+        "the rest where there is CUDA; of flash only the mask is tested. Flash is refused where layers have local",
+        "attention (ModernBERT, some decoders), and flex where scores have a relative position bias (T5).",
         "",
         "`glm2021` is GLM of 2021/22: GLM-base to GLM-10B. Its `config.json` says `model_type: glm`, as today's GLM",
         "does; it is known by `block_position_encoding`, `max_sequence_length` and `num_layers`. Weights load from",
@@ -206,6 +228,10 @@ def backbones() -> list[str]:
         "With flex a batch is packed on CUDA (`training.packing`): its sequences stand in one row without padding, and",
         "a token sees the prompts and its own sequence. Flex has no dropout of attention weights, so training with it",
         "asks for `training.backbone_dropout: off` where the checkpoint has some; torch trains with it on GPUs only.",
+        "",
+        "## Decoders",
+        "",
+        *_ABOUT_DECODERS.strip().splitlines(),
     ]
     return lines
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedTokenizerFast
 
@@ -38,6 +38,15 @@ _T5_SIZES = {
     "decoder_start_token_id": 0,
 }
 _ROTARY_SIZES = {**_BERT_SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1}
+# Two key/value heads for four attention heads. Windows are shorter than most of the texts in tests, but show some real
+# token to all padding: where none is seen, eager attention in float64 has nothing to divide by.
+_DECODER_SIZES = {**_ROTARY_SIZES, "num_key_value_heads": 2, "head_dim": 8}
+_WINDOW = {"sliding_window": 5}
+_GEMMA_SIZES = {**_DECODER_SIZES, "query_pre_attn_scalar": 20}
+_GEMMA2_SIZES = {**_GEMMA_SIZES, **_WINDOW, "attn_logit_softcapping": 2.0}
+_GEMMA3_SIZES = {**_GEMMA_SIZES, **_WINDOW, "sliding_window_pattern": 2}
+_QWEN_SIZES = {**_DECODER_SIZES, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1}
+_BOTH_WAYS = {"is_causal": False}
 _DEBERTA_SIZES = {
     **_BERT_SIZES,
     "relative_attention": True,
@@ -94,7 +103,20 @@ TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_sequence_length": 39,  # its tables have one row more
         },
     ),
+    "gemma": ("gemma", _DECODER_SIZES),
+    "gemma2": ("gemma2", _GEMMA2_SIZES),
+    "gemma2-bidirectional": ("gemma2", {**_GEMMA2_SIZES, **_BOTH_WAYS}),
+    "gemma3_text": ("gemma3_text", _GEMMA3_SIZES),
+    "gemma3_text-bidirectional": ("gemma3_text", {**_GEMMA3_SIZES, **_BOTH_WAYS}),
+    "gemma3_text-trained-both-ways": ("gemma3_text", {**_GEMMA3_SIZES, "use_bidirectional_attention": True}),
+    "glm": ("glm", _DECODER_SIZES),
+    "glm4": ("glm4", _DECODER_SIZES),
+    "glm4-bidirectional": ("glm4", {**_DECODER_SIZES, **_BOTH_WAYS}),
+    "llama": ("llama", _DECODER_SIZES),
+    "llama-bidirectional": ("llama", {**_DECODER_SIZES, **_BOTH_WAYS}),
     "megatron-bert": ("megatron-bert", _BERT_SIZES),
+    "mistral": ("mistral", {**_DECODER_SIZES, **_WINDOW}),
+    "mistral-bidirectional": ("mistral", {**_DECODER_SIZES, **_WINDOW, **_BOTH_WAYS}),
     "modernbert": (
         "modernbert",
         {**_ROTARY_SIZES, "sep_token_id": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
@@ -102,8 +124,13 @@ TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mpnet": ("mpnet", _BERT_SIZES),
     "mt5": ("mt5", _T5_SIZES),
     "nomic_bert": ("nomic_bert", {**_ROTARY_SIZES, "head_dim": 8}),
+    "qwen2": ("qwen2", _QWEN_SIZES),
+    "qwen2-bidirectional": ("qwen2", {**_QWEN_SIZES, **_BOTH_WAYS}),
+    "qwen3": ("qwen3", _DECODER_SIZES),
+    "qwen3-wide-heads": ("qwen3", {**_QWEN_SIZES, "head_dim": 16}),
     "roberta": ("roberta", _BERT_SIZES),
     "t5": ("t5", _T5_SIZES),
+    "t5gemma": ("t5gemma", {"encoder": _GEMMA2_SIZES, "decoder": _GEMMA2_SIZES, "vocab_size": 60}),
     "umt5": ("umt5", _T5_SIZES),
     "xlm-roberta": ("xlm-roberta", _BERT_SIZES),
     "xlm-roberta-xl": ("xlm-roberta-xl", _BERT_SIZES),
@@ -137,8 +164,12 @@ def _build(
     for field in _NO_DROPOUT:
         if hasattr(config, field) and field not in overrides:
             setattr(config, field, 0.0)
-    is_t5 = model_type in ("t5", "mt5", "umt5")
+    is_t5 = model_type in ("t5", "mt5", "umt5", "t5gemma")
     native = model_type in ("deberta", "deberta-v2", "mpnet", "megatron-bert")
+    if model_type == "t5gemma":
+        config.is_encoder_decoder = False
+    if model_type in ("gemma2", "t5gemma") and attention == "sdpa":
+        attention = "eager"  # sdpa cannot cap scores
     auto = auto or (AutoModelForTextEncoding if is_t5 else AutoModel)
     model = auto.from_config(config, attn_implementation="eager" if native else attention)
     generator = torch.Generator().manual_seed(seed)
@@ -228,6 +259,39 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         attention_probs_dropout_prob=0.1,
     ).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A random decoder of a family (32 wide, 3 layers), in hub layout: `tiny_decoder("llama")`.
+
+    Its tokenizer is as those of today's decoders: bytes with merges, the space counted to the word behind it, an end
+    token, and neither a token for padding nor any put around or between texts.
+    """
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            inner = Tokenizer(models.BPE())
+            inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            inner.decoder = decoders.ByteLevel()
+            inner.post_processor = processors.ByteLevel(trim_offsets=False)
+            words = [*_COLOURS, *_WORDS[:8], *_TOWNS, "the", "a", "is", "where", "what", "colour", "in", "and"]
+            trainer = trainers.BpeTrainer(
+                vocab_size=340,
+                special_tokens=["<end>"],
+                initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+                show_progress=False,
+            )
+            inner.train_from_iterator([f" {word}" for word in words], trainer)
+            made[name] = tmp_path_factory.mktemp("decoder") / f"tiny-{name}"
+            PreTrainedTokenizerFast(
+                tokenizer_object=inner, eos_token="<end>", model_input_names=["input_ids", "attention_mask"]
+            ).save_pretrained(made[name])
+            _build(name, vocab_size=inner.get_vocab_size(), max_position_embeddings=128).save_pretrained(made[name])
+        return made[name]
+
+    return make
 
 
 def _tiny_rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:

@@ -385,9 +385,8 @@ def test_detach_leaves_the_model_bit_for_bit_as_it_was(
     parameters = list(model.parameters())
     parameters[0].requires_grad_(False)  # what was frozen before stays frozen
     before, state = model(**batch)[0], _state(model)
-    prompts = DeepPrompts(
-        num_prompted_layers=3, num_kv_heads=2 if name == "eurobert" else 4, prompt_length=3, head_dim=8, init_std=1.0
-    )
+    num_kv_heads = describe_trunk(*find_trunk(model)).num_kv_heads
+    prompts = DeepPrompts(num_prompted_layers=3, num_kv_heads=num_kv_heads, prompt_length=3, head_dim=8, init_std=1.0)
     attached = ptuning.attach(model, prompts)
     assert not torch.equal(model(**batch)[0], before)
     assert not any(parameter.requires_grad for parameter in parameters)

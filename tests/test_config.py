@@ -200,8 +200,8 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         "missing_pooler, init, dropout."
     ]
     assert _problems(tmp_path, "zzz: 1") == [
-        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, method, data, prompts, head, lora, "
-        "training, output."
+        "`zzz` is not a setting. Known ones: task, recipe, backbone, revision, attention_direction, method, data, "
+        "prompts, head, lora, training, output."
     ]
     assert _problems(tmp_path, "", {"head.": 1}) == [
         "`head.` is not a setting. Known ones in head: kind, words, length_penalty, pooling, "

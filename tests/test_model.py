@@ -258,7 +258,9 @@ def test_a_probability_sets_all_dropout_but_that_of_attention_weights(
         "distilbert": {"dropout": 0.4, "attention_dropout": 0.3},
         "modernbert": {"embedding_dropout": 0.4, "mlp_dropout": 0.4, "attention_dropout": 0.3},
         "eurobert": {"attention_dropout": 0.3},
+        **{name: {"attention_dropout": 0.3} for name, family in FAMILIES.items() if family.is_decoder},
         **dict.fromkeys(("t5", "mt5", "umt5"), {"dropout_rate": 0.4}),
+        "t5gemma": {"dropout_rate": 0.4, "attention_dropout": 0.3},
     }.get(name, DROPOUT)
     backbone = make_backbone(name, **rates)
     before = {key: m.p for key, m in backbone.model.named_modules() if isinstance(m, nn.Dropout)}

@@ -19,6 +19,7 @@ from ptuning.data.splits import Split, load_tables
 from ptuning.errors import ConfigError, DataError
 from ptuning.tasks import Task, TaskKind, get_task
 from ptuning.tasks.loading import load_task_data, task_source
+from ptuning.tasks.question_answering import QuestionAnswering
 from ptuning.tasks.resolving import resolve_kind, with_task_defaults
 from ptuning.training.assembly import fitting_max_length
 
@@ -141,7 +142,7 @@ def inspect_task(config: RunConfig, backbone: Backbone, *, count: int = 3, split
         raise DataError(
             f"{data.source} has no {split} split of its own, only {', '.join(available)}. Name another --split."
         )
-    kind = resolve_kind(config, task, data)
+    kind = resolve_kind(config, task, data, is_causal=backbone.is_causal)
     max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
     template = task.template(config.data.template)
     table, some = tables[split], rows[:count]
@@ -241,10 +242,18 @@ def _label(kind: TaskKind, row: Row, example: Example, place: int, num_examples:
         return "right" if example.label == 1 else "wrong"
     if kind.head_kind == "sequence":
         return str(row["label"])
-    if kind.head_kind == "span" and example.label == (0, 0):
+    if kind.head_kind == "span" and example.label == _no_answer(kind, example):
         is_elsewhere = num_examples > 1 and bool(row["answers"]["text"])
         return "the answer is not whole in this window" if is_elsewhere else "no answer"
     return ""
+
+
+def _no_answer(kind: TaskKind, example: Example) -> tuple[int, int] | None:
+    """The label of a window whose question has no answer in it; None for kinds without."""
+    if not isinstance(kind, QuestionAnswering):
+        return None
+    place = kind.null_position(len(example.sequences[0]))
+    return place, place
 
 
 def _marks(kind: TaskKind, row: Row, tokenizer: Any, example: Example, ids: Sequence[int]) -> list[str]:
@@ -253,7 +262,7 @@ def _marks(kind: TaskKind, row: Row, tokenizer: Any, example: Example, ids: Sequ
     if isinstance(label, list):
         names: Sequence[str] = getattr(kind, "label_names", ())
         marks = ["" if index == IGNORED_LABEL else names[index] for index in label]
-    elif isinstance(label, tuple) and label != (0, 0):
+    elif isinstance(label, tuple) and label != _no_answer(kind, example):
         marks = ["answer" if label[0] <= position <= label[1] else "" for position in range(len(ids))]
     else:
         marks = [""] * len(ids)

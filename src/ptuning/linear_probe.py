@@ -117,7 +117,7 @@ def _hidden_states(backbone: Backbone, examples: Sequence[Example]) -> list[list
         hidden = backbone.model(**inputs)[0].float().cpu()
         own = iter(hidden)
         for index in indices:
-            states[index] = [next(own)[: len(sequence)].clone() for sequence in examples[index].sequences]
+            states[index] = [next(own)[: max(len(sequence), 1)].clone() for sequence in examples[index].sequences]
     return states
 
 

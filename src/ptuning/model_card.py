@@ -57,7 +57,7 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         "| what | value |",
         "| --- | --- |",
         f"| backbone | {shown_backbone} ({backbone['architecture'].get('model_type')}, "
-        f"{backbone['architecture'].get('num_layers')} layers), "
+        f"{backbone['architecture'].get('num_layers')} layers{_direction(backbone)}), "
         f"revision {backbone.get('revision') or 'not recorded'} |",
         *_placement(config),
         f"| size | {size_bytes / 1e6:.2f} MB |",
@@ -97,6 +97,12 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         where = "All weights are in `model.safetensors`; the backbone's settings and tokenizer are loaded by its name."
     lines += ["```", "", where, ""]
     return "\n".join(lines)
+
+
+def _direction(backbone: Mapping[str, Any]) -> str:
+    """Which way a decoder looks, where it is one."""
+    direction = backbone["architecture"].get("attention_direction")
+    return f", {direction} attention" if direction else ""
 
 
 def _what_it_is(config: Mapping[str, Any], backbone: str) -> str:

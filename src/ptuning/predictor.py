@@ -210,9 +210,16 @@ def load(
         name = backbone or first.name
         revision = first.revision if backbone is None else None
         place = find_device(None if device is None else str(device))
+        is_both_ways = first.architecture.get("attention_direction") == "bidirectional"
         # What was trained in full precision is asked in it; else the device decides.
         precision = "fp32" if any(prompt.precision == "fp32" for prompt in saved) else "auto"
-        backbone = load_backbone(name, revision=revision, device=place, dtype=dtype or find_dtype(precision, place))
+        backbone = load_backbone(
+            name,
+            revision=revision,
+            device=place,
+            dtype=dtype or find_dtype(precision, place),
+            attention_direction="bidirectional" if is_both_ways else None,
+        )
     for prompt in saved:
         prompt.backbone.require(backbone.identity)
     tasks = [_task(directory) for directory in read]

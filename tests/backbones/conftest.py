@@ -1,7 +1,8 @@
 """A plain reference: each family's attention written out, with the prompts put in front by hand.
 
 It shares no code with the package. Layers are known by the order in which attention is called, the mask is made here
-from the batch's own mask (and the window of local attention), and positions are written out below.
+from the batch's own mask, the direction of a decoder and the window of local attention, and positions are written out
+below.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class _Running:
 
     prompts: Mapping[int, tuple[Tensor, Tensor]]
     attention_mask: Tensor
-    window: int | None
+    is_causal: bool
+    reach: tuple[int, int] | None
     softmax_dtype: torch.dtype | None
     layer: int = 0
 
@@ -45,6 +47,7 @@ def _attend(
     extra: Tensor | None = None,
     *,
     is_local: bool = False,
+    softmax_dtype: torch.dtype | None = None,
     before: Callable[[Tensor], Tensor] = lambda scores: scores,
     after: Callable[[Tensor], Tensor] = lambda weights: weights,
 ) -> Tensor:
@@ -57,10 +60,14 @@ def _attend(
     if extra is not None:
         scores = scores + extra
     visible = running.attention_mask.bool()[:, None, None, :].expand(-1, 1, length, -1)
+    at = torch.arange(length)
+    ahead = at[None, :] - at[:, None]  # (N, N), key minus query
+    if running.is_causal:
+        visible = visible & (ahead <= 0)
     if is_local:
-        assert running.window is not None
-        at = torch.arange(length)
-        visible = visible & ((at[:, None] - at[None, :]).abs() <= running.window)
+        assert running.reach is not None
+        left, right = running.reach
+        visible = visible & (ahead >= -left) & (ahead <= right)
     if running.layer in running.prompts:
         front_key, front_value = (p.repeat_interleave(repeats, 0) for p in running.prompts[running.layer])  # (H, P, D)
         front = torch.einsum("bhqd,hpd->bhqp", query, front_key.to(query.dtype)) * scale
@@ -69,7 +76,7 @@ def _attend(
         visible = torch.cat([torch.ones(batch_size, 1, length, front_key.shape[1], dtype=torch.bool), visible], 3)
     running.layer += 1
     scores = before(scores).masked_fill(~visible, torch.finfo(scores.dtype).min)
-    weights = after(scores.softmax(-1, dtype=running.softmax_dtype).to(scores.dtype))
+    weights = after(scores.softmax(-1, dtype=softmax_dtype or running.softmax_dtype).to(scores.dtype))
     return torch.einsum("bhqk,bhkd->bqhd", weights, value)
 
 
@@ -82,10 +89,19 @@ def _interface_attention(
     scaling: float | None = None,
     position_bias: Tensor | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _attend(query, key, value, scale, position_bias, is_local=sliding_window is not None), None
+    is_local = sliding_window is not None
+    if softcap is None:
+        return _attend(query, key, value, scale, position_bias, is_local=is_local), None
+
+    def cap(scores: Tensor) -> Tensor:
+        return softcap * torch.tanh(scores / softcap)
+
+    # what caps scores has the library's eager attention, whose softmax is float32 there
+    return _attend(query, key, value, scale, is_local=is_local, softmax_dtype=torch.float32, before=cap), None
 
 
 AttentionInterface.register(_REFERENCE_NAME, _interface_attention)
@@ -192,6 +208,24 @@ def _positions(model_type: str, attention_mask: Tensor, shift: int, pad: int) ->
     return torch.where(attention_mask.bool(), real, torch.tensor(pad))
 
 
+_DECODERS = ("gemma", "gemma2", "gemma3_text", "glm", "glm4", "llama", "mistral", "qwen2", "qwen3")
+
+
+def _sight(config: Any) -> tuple[bool, tuple[int, int] | None]:
+    """Whether a model is causal, and how many tokens to the left and right its windows show, the token not counted."""
+    if config.model_type == "modernbert":
+        return False, (config.local_attention // 2, config.local_attention // 2)
+    if config.model_type == "t5gemma":
+        return False, (config.encoder.sliding_window, config.encoder.sliding_window)
+    if config.model_type not in _DECODERS:
+        return False, None
+    window = getattr(config, "sliding_window", None) or 0
+    if getattr(config, "use_bidirectional_attention", False):
+        return False, (window - 1, window - 1)
+    is_causal = getattr(config, "is_causal", True)
+    return is_causal, (window - 1, 0) if is_causal else (window, window)
+
+
 def _reference_hidden_states(
     model: Any,
     batch: dict[str, Tensor],
@@ -215,8 +249,8 @@ def _reference_hidden_states(
     extra = {}
     if shift:
         extra["position_ids"] = _positions(model_type, batch["attention_mask"], shift, plain.config.pad_token_id)
-    window = getattr(plain.config, "local_attention", None)
-    running = _Running(prompts, batch["attention_mask"], None if window is None else window // 2, softmax_dtype)
+    is_causal, reach = _sight(plain.config)
+    running = _Running(prompts, batch["attention_mask"], is_causal, reach, softmax_dtype)
     _running.append(running)
     try:
         hidden_states = plain(**batch, **extra, output_hidden_states=True).hidden_states

@@ -9,6 +9,8 @@ import torch
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.families import FAMILIES, attention_modules, find_trunk, position_limit
 
+GROUPED = ("eurobert", "t5gemma", *(name for name, family in FAMILIES.items() if family.is_decoder))
+
 
 def test_the_table_is_sorted_and_keyed_by_model_type() -> None:
     assert list(FAMILIES) == sorted(FAMILIES)
@@ -32,10 +34,10 @@ def test_description(name: str, tiny_model: Callable[..., Any]) -> None:
         "num_layers": 3,
         "hidden_size": 32,
         "num_heads": 4,
-        "num_kv_heads": 2 if name == "eurobert" else 4,
+        "num_kv_heads": 2 if name in GROUPED else 4,
         "head_dim": 8,
         "vocab_size": 60,
-    }
+    } | ({"attention_direction": "causal"} if FAMILIES[name].is_decoder else {})
     assert description.max_positions == (limits | shorter).get(name, 40)
     assert description.num_parameters == sum({id(p): p.numel() for p in trunk.parameters()}.values())
     embeddings = description.num_parameters - description.num_transformer_parameters

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import ptuning
+from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.families import FAMILIES, find_trunk
 from ptuning.backbones.late_start import LateStart
 from ptuning.errors import BackboneError
@@ -22,7 +23,7 @@ def _prompts(num_layers: int) -> Tensor:
     return torch.randn(num_layers, 2, 4, 5, 8, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("name", [*sorted(set(FAMILIES) - set(CANNOT)), "deberta-biased"])
+@pytest.mark.parametrize("name", [*sorted(set(FAMILIES) - set(CANNOT)), "deberta-biased", "mistral-bidirectional"])
 @pytest.mark.parametrize("first", [1, 2])
 def test_a_forward_from_recorded_states_equals_a_whole_one(
     name: str, first: int, tiny_model: TinyModel, ragged_batch: RaggedBatch
@@ -31,7 +32,7 @@ def test_a_forward_from_recorded_states_equals_a_whole_one(
     trunk, family = find_trunk(model)
     late = LateStart(trunk, family, first)
     batch = ragged_batch(model.config, LENGTHS)
-    heads = getattr(model.config, "num_key_value_heads", None) or 4
+    heads = describe_trunk(trunk, family).num_kv_heads
     prompts = _prompts(3 - first)[:, :, :heads].clone().requires_grad_()
     ptuning.attach(model, prompts, layers=list(range(first, 3)))
     whole = model(**batch)[0]

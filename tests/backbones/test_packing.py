@@ -18,9 +18,19 @@ from ptuning.backbones.packing import PackedBatch, pack_batch
 from ptuning.errors import BackboneError, PromptError
 
 LENGTHS = (11, 8, 1, 15, 7, 12)  # together more than the 40 positions; some longer than ModernBERT's window
-NAMES = [*sorted(name for name, family in FAMILIES.items() if "flex" in family.attention), "albert-groups"]
+NAMES = [
+    *sorted(name for name, family in FAMILIES.items() if "flex" in family.attention),
+    "albert-groups",
+    "gemma2-bidirectional",
+    "gemma3_text-bidirectional",
+    "gemma3_text-trained-both-ways",
+    "llama-bidirectional",
+    "mistral-bidirectional",
+]
 CASES = [(name, layers, length, "unshifted") for name in NAMES for layers, length in (("all", 5), ("subset", 5))] + [
-    (name, "all", 5, "shifted") for name in NAMES if name not in FAMILIES or FAMILIES[name].takes_shifted_positions
+    (name, "all", 5, "shifted")
+    for name in NAMES
+    if name == "albert-groups" or (name in FAMILIES and FAMILIES[name].takes_shifted_positions)
 ]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention has no backward on a CPU")
 
@@ -106,7 +116,7 @@ def test_documents_and_windows_that_cross_the_blocks_of_flex_attention(both: Any
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["bert", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", "llama", "mistral", "modernbert"])
 def test_a_document_sees_no_other(
     name: str, tiny_model: Callable[..., Any], ragged_batch: Callable[..., dict[str, Tensor]]
 ) -> None:

@@ -30,8 +30,22 @@ NAMES = [
     "deberta-v2-c2p",
     "deberta-v2-conv",
     "deberta-v2-p2c",
+    "gemma2-bidirectional",
+    "gemma3_text-bidirectional",
+    "gemma3_text-trained-both-ways",
+    "glm4-bidirectional",
+    "llama-bidirectional",
+    "mistral-bidirectional",
+    "qwen2-bidirectional",
+    "qwen3-wide-heads",
 ]
-SHIFTING = [name for name in NAMES if name not in FAMILIES or FAMILIES[name].takes_shifted_positions]
+SHIFTING = [
+    name
+    for name in NAMES
+    if name.startswith(("albert", "deberta")) or (name in FAMILIES and FAMILIES[name].takes_shifted_positions)
+]
+# Eager attention of these computes its softmax in float32 whatever the dtype of the model.
+FLOAT32_SOFTMAX = ("eurobert", "modernbert", *(name for name, family in FAMILIES.items() if family.is_decoder))
 WITHOUT_POSITIONS = [name for name in NAMES if name.startswith("deberta") and name[-6:] not in ("biased", "solute")]
 CASES = [(name, layers, "unshifted") for name in NAMES for layers in ("all", "subset")] + [
     (name, "all", "shifted") for name in SHIFTING
@@ -76,8 +90,8 @@ class _Runs:
         model, batch, chosen, prompts = self._inputs(dtype, seed)
         by_layer = {layer: (prompts[i, 0], prompts[i, 1]) for i, layer in enumerate(chosen)}
         shift = PROMPT_LENGTH if self.positions == "shifted" and self.name not in WITHOUT_POSITIONS else 0
-        # These two compute their softmax in float32 whatever the model's dtype.
-        softmax = torch.float32 if self.attention == "eager" and self.name in ("eurobert", "modernbert") else None
+        is_float32 = self.attention == "eager" and model.config.model_type in FLOAT32_SOFTMAX
+        softmax = torch.float32 if is_float32 else None
         hidden_states = self.reference_hidden_states(model, batch, by_layer, shift=shift, softmax_dtype=softmax)
         return _with_gradient(hidden_states, batch, prompts)
 

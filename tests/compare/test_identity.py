@@ -39,10 +39,16 @@ def _with(config: RunConfig, key: str, value: Any) -> RunConfig:
         ("method", "bitfit"),
         ("head.dropout", 0.0),
         ("training.precision", "bf16"),
+        ("training.attention", "eager"),
+        ("attention_direction", "bidirectional"),
     ],
 )
 def test_another_setting_is_another_cell(key: str, value: Any, config: RunConfig) -> None:
     assert cell_key(_with(config, key, value), "validation") != cell_key(config, "validation")
+
+
+def test_sdpa_is_what_it_is_by_default(config: RunConfig) -> None:
+    assert cell_key(_with(config, "training.attention", "sdpa"), "validation") == cell_key(config, "validation")
 
 
 def test_another_split_is_another_cell(config: RunConfig) -> None:

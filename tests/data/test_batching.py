@@ -155,3 +155,10 @@ def test_evaluation_begins_with_the_longest_examples() -> None:
 def test_wrong_sizes_are_refused(lengths: list[int], arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         LengthBatches(lengths, **arguments)
+
+
+def test_a_sequence_without_tokens_is_one_of_padding() -> None:
+    """Some tokenizers put no token of their own around a text, and make none of invisible characters."""
+    empty, other = (Example(sequences=(ids,), token_types=None, label=None, row=0) for ids in ([], [5, 6, 7]))
+    assert collate([empty], 9).input_ids.tolist() == [[9]] and collate([empty], 9).attention_mask.tolist() == [[1]]
+    assert collate([empty, other], 9).attention_mask.tolist() == [[1, 0, 0], [1, 1, 1]]

@@ -34,3 +34,9 @@ def test_padding_gets_no_gradient() -> None:
 def test_other_poolings_are_refused() -> None:
     with pytest.raises(ConfigError, match="pooling must be one of cls, mean, last, pooler, got 'sum'. Set head"):
         pool(HIDDEN, MASK, "sum")  # type: ignore[arg-type]
+
+
+def test_last_is_the_last_real_token_wherever_padding_stands() -> None:
+    hidden_states = torch.arange(24.0).view(3, 4, 2)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0]])
+    assert torch.equal(pool(hidden_states, mask, "last"), hidden_states[[0, 1, 2], [1, 3, 2]])

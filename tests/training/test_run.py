@@ -651,6 +651,7 @@ def test_what_the_config_says_of_the_backbone_reaches_it(
         "device": torch.device("cpu"),
         "dtype": torch.bfloat16,
         "attention": "eager",
+        "attention_direction": None,
     }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ptuning.backbones.families import Family, attention_modules, position_limit
+from ptuning.backbones.direction import Direction, direction_of
+from ptuning.backbones.families import FAMILIES, Family, attention_modules, position_limit
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class BackboneDescription:
         num_parameters: all parameters.
         num_transformer_parameters: those without the embeddings, the base of the paper's ratio.
         initializer_range: standard deviation that its own layers started from.
+        attention_direction: which way its tokens see, from left to right or both ways.
     """
 
     model_type: str
@@ -39,10 +41,13 @@ class BackboneDescription:
     num_parameters: int
     num_transformer_parameters: int
     initializer_range: float = 0.02
+    attention_direction: Direction = "bidirectional"
 
     def architecture(self) -> dict[str, Any]:
-        """The numbers that a saved prompt must agree with."""
-        wanted = ("model_type", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size")
+        """What a saved prompt must agree with: numbers, and of decoders which way they look."""
+        wanted = ["model_type", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size"]
+        if FAMILIES[self.model_type].is_decoder:
+            wanted.append("attention_direction")
         return {name: value for name, value in asdict(self).items() if name in wanted}
 
 
@@ -67,4 +72,5 @@ def describe_trunk(trunk: nn.Module, family: Family) -> BackboneDescription:
         num_parameters=sum(p.numel() for p in parameters),
         num_transformer_parameters=sum(p.numel() for p in parameters if id(p) not in embeddings),
         initializer_range=float(getattr(config, "initializer_range", None) or 0.02),
+        attention_direction=direction_of(family, config),
     )

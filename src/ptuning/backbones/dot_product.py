@@ -53,7 +53,9 @@ def attention_in_steps(
 
 
 @torch.no_grad()
-def attention_on_front(query: Tensor, key: Tensor, bias: Tensor | None, *, scale: float, num_front: int) -> Tensor:
+def attention_on_front(
+    query: Tensor, key: Tensor, bias: Tensor | None, *, scale: float, num_front: int, cap: float | None = None
+) -> Tensor:
     """Computes how much of each query's attention falls on the keys in front, in float32 at least.
 
     Args:
@@ -63,6 +65,7 @@ def attention_on_front(query: Tensor, key: Tensor, bias: Tensor | None, *, scale
             num_heads, num_queries, num_keys); None where every query sees every key.
         scale: multiplies the scores.
         num_front: keys that count.
+        cap: what scaled scores are held below by a tanh, before the bias; None where they are not.
 
     Returns:
         (batch_size, num_heads, num_queries), each in [0, 1].
@@ -70,6 +73,8 @@ def attention_on_front(query: Tensor, key: Tensor, bias: Tensor | None, *, scale
     dtype = torch.promote_types(query.dtype, torch.float32)
     key = key.to(dtype).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = torch.matmul(query.to(dtype) * scale, key.transpose(-1, -2))  # (B, H, Q, K)
+    if cap is not None:
+        scores = torch.tanh(scores / cap) * cap
     if bias is not None and bias.dtype == torch.bool:
         scores = scores.masked_fill(~bias, torch.finfo(dtype).min)
     elif bias is not None:

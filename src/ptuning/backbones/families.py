@@ -42,6 +42,9 @@ class Family:
         gradient_checkpointing: whether transformers can checkpoint it.
         can_compile: torch.compile can follow its layers.
         is_encoder_of_seq2seq: the trunk is the encoder of an encoder-decoder model.
+        is_decoder: a language model from left to right, whose attention can be switched (`direction.py`).
+        caps_scores: attention scores go through a tanh, which sdpa cannot compute.
+        window_is_a_distance: `sliding_window` is how far a token sees to each side, itself not counted.
         padding_index: behind which positions start, where that is not the config's pad token (MPNet fixes it).
     """
 
@@ -52,7 +55,15 @@ class Family:
     gradient_checkpointing: bool = True
     can_compile: bool = True
     is_encoder_of_seq2seq: bool = False
+    is_decoder: bool = False
+    caps_scores: bool = False
+    window_is_a_distance: bool = False
     padding_index: int | None = None
+
+    @property
+    def part(self) -> str:
+        """What of the model is meant, in brackets, where it is not an encoder by itself."""
+        return " (encoder)" if self.is_encoder_of_seq2seq else " (decoder)" if self.is_decoder else ""
 
     @property
     def takes_shifted_positions(self) -> bool:
@@ -69,10 +80,13 @@ class Family:
         """Base implementations of attention that prompts can go through here (flash needs its own package)."""
         if self.native_forward is not None or self.positions == "relative":
             return ("sdpa", "eager")  # flash and flex take no position bias
+        if self.caps_scores:
+            return ("eager", "flash", "flex")
         return ("sdpa", "eager", "flash", "flex")
 
 
 _BERT_PATH = "encoder.layer.*.attention.self"
+_DECODER_PATH = "layers.*.self_attn"
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -98,7 +112,14 @@ FAMILIES: dict[str, Family] = {
         Family("ernie", _BERT_PATH, "absolute"),
         Family("eurobert", "layers.*.self_attn", "rotary"),
         Family(glm.MODEL_TYPE, "transformer.layers.*.attention", "with_blocks"),
+        Family("gemma", _DECODER_PATH, "rotary", is_decoder=True),
+        Family("gemma2", _DECODER_PATH, "rotary", is_decoder=True, caps_scores=True),
+        Family("gemma3_text", _DECODER_PATH, "rotary", is_decoder=True),
+        Family("glm", _DECODER_PATH, "rotary", is_decoder=True),
+        Family("glm4", _DECODER_PATH, "rotary", is_decoder=True),
+        Family("llama", _DECODER_PATH, "rotary", is_decoder=True),
         Family("megatron-bert", _BERT_PATH, "absolute", native_forward=megatron_bert.prompted_forward),
+        Family("mistral", _DECODER_PATH, "rotary", is_decoder=True),
         Family("modernbert", "layers.*.attn", "rotary"),
         Family(
             "mpnet",
@@ -110,8 +131,18 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("mt5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
         Family("nomic_bert", "layers.*.self_attn", "rotary"),
+        Family("qwen2", _DECODER_PATH, "rotary", is_decoder=True),
+        Family("qwen3", _DECODER_PATH, "rotary", is_decoder=True),
         Family("roberta", _BERT_PATH, "from_padding"),
         Family("t5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
+        Family(
+            "t5gemma",
+            "layers.*.self_attn",
+            "rotary",
+            is_encoder_of_seq2seq=True,
+            caps_scores=True,
+            window_is_a_distance=True,
+        ),
         Family("umt5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
         Family("xlm-roberta", _BERT_PATH, "from_padding"),
         Family("xlm-roberta-xl", _BERT_PATH, "from_padding"),

@@ -13,6 +13,7 @@ from torch import nn
 from ptuning.errors import BackboneMismatchError
 
 _ENTRIES_PER_TENSOR = 64
+_DIRECTION = "attention_direction"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class BackboneIdentity:
             for key, expected in self.architecture.items()
             if actual.architecture.get(key) != expected
         ]
+        asked, found = (one.architecture.get(_DIRECTION) for one in (self, actual))
+        if asked != found and len(differing) == 1:
+            raise BackboneMismatchError(
+                f"the prompt was trained on {self.name} with {asked} attention, but that of the backbone "
+                f"{actual.name} is {found}. Load it with attention_direction={asked!r}."
+            )
         if differing:
             raise BackboneMismatchError(
                 f"the prompt was trained on {self.name} ({self.architecture.get('model_type')}, "

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ptuning.backbones.direction import is_switched
 from ptuning.backbones.dot_product import attention_in_steps, attention_on_front, is_faster_in_steps
 from ptuning.backbones.forward import Block, Observe, PromptedForward
 from ptuning.backbones.masks import of_dtype, widen_padding_mask
@@ -79,6 +80,8 @@ def _prompted_attention(base: str) -> AttentionFunction:
         forward = PromptedForward.running()
         if forward is not None:
             num_keys = key.shape[2]
+            if module in forward.layer_numbers and is_switched(getattr(module, "config", None)):
+                kwargs["is_causal"] = False  # whatever flag the module has of its own: without padding there is no mask
             key, value, block = forward.insert(module, key, value)
             if forward.packing is not None and module in forward.layer_numbers:
                 return _packed(forward, block, query, key, value, **kwargs), None
@@ -113,19 +116,22 @@ def _packed(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> Tensor:
     packing = forward.packing
     assert packing is not None
     num_virtual = 0 if block is None else block.length
     is_first_only = query.shape[2] != key.shape[2] - num_virtual
-    window = None if sliding_window is None else sliding_window - 1  # transformers counts the token itself
+    window = sliding_window
+    if window is not None and packing.window_counts_itself:
+        window -= 1
     block_mask = forward.once(
         ("packed", num_virtual, window, is_first_only),
         (),
         lambda: packing.block_mask(num_virtual, window, first_tokens_only=is_first_only),
     )
-    return packed_attention(query, key, value, block_mask, scaling=scaling, dropout=dropout)
+    return packed_attention(query, key, value, block_mask, scaling=scaling, dropout=dropout, softcap=softcap)
 
 
 def _base_attention(base: str, module: nn.Module) -> AttentionFunction:
@@ -170,6 +176,7 @@ def _observe(
     *,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> None:
     """Tells an observer what eager and sdpa attention give virtual tokens; mask and bias are widened already."""
@@ -179,7 +186,8 @@ def _observe(
     elif position_bias is not None:
         bias = position_bias
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    observe(block.layer, attention_on_front(query, key, bias, scale=scale, num_front=block.length))
+    share = attention_on_front(query, key, bias, scale=scale, num_front=block.length, cap=softcap)
+    observe(block.layer, share)
 
 
 def _widen_dense(
@@ -192,8 +200,7 @@ def _widen_dense(
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Tensor | None:
-    is_causal = kwargs.get("is_causal")
-    is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    is_causal = _is_causal(module, kwargs)
     if kwargs.get("position_bias") is not None:
         kwargs["position_bias"] = forward.widened_bias(kwargs["position_bias"], block.length)
     widened = forward.widened_mask(
@@ -208,6 +215,11 @@ def _widen_dense(
     if widened is None and is_causal:
         kwargs["is_causal"] = False  # a single query, which sees everything
     return widened
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    is_causal = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
 
 
 def _widen_flash(
@@ -240,22 +252,26 @@ def _widen_flex(
 ) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if mask is None and block.mask is None:
+    is_causal = mask is None and query.shape[2] > 1 and _is_causal(module, kwargs)
+    if mask is None and block.mask is None and not is_causal:
         return None
     num_virtual, prompt_mask = block.length, block.mask
+    behind = num_keys - query.shape[2]
 
     def visible(batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
         is_virtual = key_index < num_virtual
         real: Tensor = torch.ones_like(is_virtual)
         if mask is not None:
             real = mask.mask_mod(batch, head, query_index, (key_index - num_virtual).clamp(min=0))
+        elif is_causal:
+            real = key_index - num_virtual <= query_index + behind
         virtual: Tensor = is_virtual
         if prompt_mask is not None:
             virtual = prompt_mask[batch, key_index.clamp(max=num_virtual - 1)]
         return torch.where(is_virtual, virtual, real)
 
     return forward.once(
-        ("blocks", num_virtual, query.shape[2]),
+        ("blocks", num_virtual, query.shape[2], is_causal),
         (mask, prompt_mask),
         lambda: create_block_mask(
             visible, query.shape[0], None, query.shape[2], num_virtual + num_keys, device=query.device

@@ -16,8 +16,11 @@ from transformers.utils.hub import cached_file
 
 from ptuning.backbones import embedded, glm
 from ptuning.backbones.description import BackboneDescription, describe_trunk
-from ptuning.backbones.families import Family, find_family, find_trunk
+from ptuning.backbones.direction import Direction, switch_config, switch_modules
+from ptuning.backbones.families import Family, attention_modules, find_family, find_trunk
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
+from ptuning.backbones.interface import PREFIX
+from ptuning.backbones.pairs import part_pairs
 from ptuning.backbones.pieces import PieceTokens, piece_tokens
 from ptuning.errors import BackboneError, PtuningError
 
@@ -32,7 +35,7 @@ _VOCABULARY_FILES = (
     "tokenizer.model",
 )
 
-Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 @dataclass
@@ -70,6 +73,19 @@ class Backbone:
         trunk = find_trunk(self.model)[0]
         return BackboneIdentity(self.name, self.revision, self.description.architecture(), fingerprint(trunk))
 
+    @property
+    def attention(self) -> Attention:
+        """Its base implementation of attention."""
+        if self.family.native_forward is not None:
+            return "eager" if self.eager else "sdpa"
+        name: Attention = self.model.config._attn_implementation.removeprefix(PREFIX)
+        return name
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only what is to its left, and the virtual tokens."""
+        return self.description.attention_direction == "causal"
+
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer.
@@ -94,6 +110,8 @@ class Backbone:
             ) from error
         if self.family.model_type == glm.MODEL_TYPE:
             tokenizer.model_input_names = ["input_ids", "attention_mask"]  # it has no token types
+        if self.family.is_decoder:
+            part_pairs(tokenizer)
         return tokenizer
 
     @cached_property
@@ -105,7 +123,8 @@ class Backbone:
     def pooling(self) -> Literal["cls", "mean", "last"]:
         """How its tokens are best pooled into one vector.
 
-        What the checkpoint was trained with, where it says so (sentence-transformers' `1_Pooling/config.json`); else
+        What the checkpoint was trained with, where it says so (sentence-transformers' `1_Pooling/config.json`). Else of
+        a decoder `last`, whose last token alone sees the whole text, or `mean` where it looks both ways; of an encoder
         `cls` where the tokenizer has such a token, else `mean` (T5).
 
         Raises:
@@ -117,6 +136,8 @@ class Backbone:
             return "mean"
         if modes.get("pooling_mode_lasttoken"):
             return "last"
+        if self.family.is_decoder:
+            return "last" if self.is_causal else "mean"
         return "cls" if getattr(self.tokenizer, "cls_token_id", None) is not None else "mean"
 
     def _pooling_modes(self, path: str) -> dict[str, Any]:
@@ -154,7 +175,8 @@ def load_backbone(
     revision: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    attention: Attention = "sdpa",
+    attention: Attention = "auto",
+    attention_direction: Direction | None = None,
     trust_remote_code: bool = False,
 ) -> Backbone:
     """Loads an encoder and freezes it.
@@ -164,11 +186,15 @@ def load_backbone(
         revision: commit, branch or tag on the hub.
         device: where to put it; the CPU by default.
         dtype: storage of its weights.
-        attention: base implementation. Families with attention of their own have sdpa and eager only.
+        attention: base implementation. `auto` is sdpa, or eager where scores are capped, which sdpa cannot (Gemma 2).
+            Families with attention of their own have sdpa and eager only.
+        attention_direction: `bidirectional` lets the tokens of a decoder see those behind them too, which is not how it
+            was trained; by default as it was.
         trust_remote_code: whether code of a stranger may run; off unless asked for.
 
     Raises:
-        BackboneError: not found, of an unsupported family, or its weights are incomplete.
+        BackboneError: not found, of an unsupported family, weights are incomplete, or it does not have the attention.
+        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways.
         MissingDependencyError: `minilm` without its package.
     """
     name = str(name)
@@ -176,7 +202,13 @@ def load_backbone(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _load_config(name, source, options)
     family = find_family(config)
+    switch_config(family, config, attention_direction)
+    attention = _attention_for(family, config, attention)
     eager = attention == "eager"
+    if family.is_decoder:
+        config.use_cache = False  # nothing is generated
+    if family.is_encoder_of_seq2seq:
+        config.is_encoder_decoder = False  # the encoder alone
     if family.native_forward is not None:
         if attention not in ("sdpa", "eager"):
             raise BackboneError(
@@ -207,6 +239,8 @@ def load_backbone(
             f"the checkpoint of {name} lacks {len(missing)} weights of a {type(model).__name__}, first "
             f"{missing[0]}. They would be random; use a checkpoint that has them."
         )
+    trunk, _ = find_trunk(model)
+    switch_modules(family, config, attention_modules(trunk, family))
     pooler = _take_pooler(model) if not missing else None
     if missing:
         _take_pooler(model)
@@ -215,6 +249,23 @@ def load_backbone(
         pooler.requires_grad_(False).eval().to(device or "cpu")
     found_revision = getattr(config, "_commit_hash", None) or revision
     return Backbone(model, family, source, name, found_revision, pooler, eager, options)
+
+
+def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
+    """The implementation to load with.
+
+    Raises:
+        BackboneError: sdpa was asked for, and attention scores are capped.
+    """
+    is_capped = family.caps_scores or getattr(config, "attn_logit_softcapping", None) is not None
+    if asked == "auto":
+        return "eager" if is_capped else "sdpa"
+    if asked == "sdpa" and is_capped:
+        raise BackboneError(
+            f"the backbone is a {family.model_type}, which caps its attention scores, and sdpa attention cannot, "
+            "expected eager, flash_attention_2 or flex_attention. Set training.attention to auto, or to one of these."
+        )
+    return asked
 
 
 def _take_pooler(model: Any) -> nn.Module | None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ptuning.backbones.direction import direction_of, window_counts_itself
 from ptuning.backbones.families import Family, shifted_positions
 from ptuning.errors import BackboneError, ConfigError
 
@@ -42,6 +43,8 @@ class PackedBatch:
         places: (num_real,) int64, where each real token stands in the flattened padded batch.
         batch_size: documents.
         seq_len: tokens a row of the padded batch.
+        is_causal: whether a token sees nothing of its document behind itself.
+        window_counts_itself: whether `sliding_window` of a layer with local attention is one more than how far it sees.
     """
 
     input_ids: Tensor
@@ -53,6 +56,8 @@ class PackedBatch:
     places: Tensor
     batch_size: int
     seq_len: int
+    is_causal: bool = False
+    window_counts_itself: bool = True
 
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a trunk with prompts attached."""
@@ -88,7 +93,8 @@ class PackedBatch:
 
         Args:
             num_virtual: virtual tokens in front of the keys.
-            window: how far a token sees to either side in a layer with local attention; None in others.
+            window: how far a token sees in a layer with local attention, to either side or, if causal, to its left;
+                None in others.
             first_tokens_only: whether the queries are the documents' first tokens.
 
         Returns:
@@ -97,9 +103,11 @@ class PackedBatch:
         from torch.nn.attention.flex_attention import BlockMask
 
         low, high, num_keys, device = self.first, self.last, num_virtual + self.first.shape[0], self.first.device
+        at = torch.arange(self.first.shape[0], device=device)
         if window is not None:
-            at = torch.arange(self.first.shape[0], device=device)
             low, high = torch.maximum(low, at - window), torch.minimum(high, at + window)
+        if self.is_causal:
+            high = at
         if first_tokens_only:
             low, high = low[self.starts], high[self.starts]
         low, high, num_queries = low + num_virtual, high + num_virtual, low.shape[0]
@@ -199,11 +207,20 @@ def pack_batch(
         places=places,
         batch_size=batch_size,
         seq_len=seq_len,
+        is_causal=direction_of(family, config) == "causal",
+        window_counts_itself=window_counts_itself(family, config),
     )
 
 
 def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, block_mask: Any, *, scaling: float | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_mask: Any,
+    *,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention of a packed row.
 
@@ -217,6 +234,7 @@ def packed_attention(
         block_mask: of `PackedBatch.block_mask`.
         scaling: of the scores; None for 1 / sqrt(head_dim).
         dropout: of attention weights, which flex attention does not have.
+        softcap: what scaled scores are held below by a tanh; None where they are not.
 
     Returns:
         (1, num_queries, num_heads, head_dim).
@@ -230,7 +248,8 @@ def packed_attention(
             "Set training.backbone_dropout to off, or training.attention to sdpa."
         )
     attend = _plain() if query.device.type == "cpu" else _compiled()
-    context = attend(query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=True)
+    cap = None if softcap is None else _capped(softcap)
+    context = attend(query, key, value, score_mod=cap, block_mask=block_mask, scale=scaling, enable_gqa=True)
     return context.transpose(1, 2).contiguous()  # (1, Q, H, D)
 
 
@@ -240,6 +259,16 @@ def _compiled() -> Callable[..., Tensor]:
 
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
     return compiled
+
+
+@cache
+def _capped(softcap: float) -> Callable[..., Tensor]:
+    """What flex attention does with each score: one function a number, so that nothing is compiled anew."""
+
+    def cap(score: Tensor, batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
+        return torch.tanh(score / softcap) * softcap
+
+    return cap
 
 
 @cache

@@ -187,6 +187,10 @@ class Route:
                 position_ids=call.get("position_ids"),
             )
             args, kwargs = _with_position_ids(self._signature, trunk, args, kwargs, position_ids)
+        elif self.family.is_decoder and packing is None and call.get("position_ids") is None:
+            counted = _counted_positions(call.get("attention_mask"), seq_len)
+            if counted is not None:
+                args, kwargs = _with_position_ids(self._signature, trunk, args, kwargs, counted)
         forward = PromptedForward(
             self._layer_numbers,
             prompts.blocks,
@@ -219,6 +223,20 @@ class Route:
                 f"the batch has {given}, but the backbone has {self._limit} positions. Use at most "
                 f"{self._limit - shift} tokens" + (", or `positions: unshifted`." if shift else ".")
             )
+
+
+def _counted_positions(attention_mask: Any, seq_len: int) -> Tensor | None:
+    """Positions of real tokens from 0 on, so that padding on the left changes nothing: (batch_size, seq_len).
+
+    Without prompts it would not, since rotary positions matter by their differences; keys of virtual tokens have none.
+
+    Args:
+        attention_mask: (batch_size, past and seq_len), 1 for real tokens. None where it is of another kind or missing.
+        seq_len: tokens a row of this forward.
+    """
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
+        return None
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -seq_len:]
 
 
 def _with_position_ids(

@@ -1,4 +1,4 @@
-"""`ptuning backbones`: which encoders can be given prompts."""
+"""`ptuning backbones`: which models can be given prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def command() -> None:
 
     rows = [
         [
-            family.model_type + (" (encoder)" if family.is_encoder_of_seq2seq else ""),
+            family.model_type + family.part,
             ", ".join(family.attention),
             POSITION_NOTES[family.positions],
             "yes" if family.takes_shifted_positions else "no",

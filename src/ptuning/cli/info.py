@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def command(
         ["pooling", str((saved.head or {}).get("pooling", "-"))],
         [
             "backbone",
-            f"{backbone.name} ({backbone.architecture.get('model_type')}), {backbone.revision or 'no revision'}",
+            f"{backbone.name} ({_kind_of(backbone.architecture)}), {backbone.revision or 'no revision'}",
         ],
         ["fingerprint", backbone.fingerprint[:16]],
     ]
@@ -63,6 +63,12 @@ def command(
         rows.append(["", f"{counts['head']:,} head"])
     rows.append(["file", f"{path / TENSORS_FILE}, {found.size_bytes / 1e6:.2f} MB"])
     print_table(["", str(path)], rows)
+
+
+def _kind_of(architecture: dict[str, Any]) -> str:
+    """A model type, and of a decoder which way it looks."""
+    direction = architecture.get("attention_direction")
+    return str(architecture.get("model_type")) + (f", {direction}" if direction else "")
 
 
 def _placement(saved: SavedPrompt) -> list[list[str]]:

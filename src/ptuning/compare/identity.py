@@ -32,6 +32,7 @@ VERSION = 2
 ADDED: Mapping[str, Any] = MappingProxyType(
     {
         "head.length_penalty": 0.0,
+        "attention_direction": None,
         "prompts.gate": "none",
         "training.value_learning_rate": None,
         "training.learning_rate_probe": False,
@@ -90,6 +91,8 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     """What decides a result, with what is left to the method and the preset, so that a change there is another cell."""
     config = with_method_defaults(config)
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "recipe"})
+    if config.training.attention == "auto":
+        values["training"]["attention"] = "sdpa"  # as the default was called, which it is wherever there was one
     task = get_task(config.task)
     if config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern:
         values["data"]["pattern"] = config.data.pattern or task.pattern

@@ -210,8 +210,10 @@ class TrainingConfig(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively"
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
-        "sdpa", description="the backbone's base implementation of attention; docs/backbones.md says which fit"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
+        "auto",
+        description="the backbone's base implementation of attention; docs/backbones.md says which fit. auto: sdpa, "
+        "but eager where scores are capped, which sdpa cannot (Gemma 2)",
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -261,6 +263,11 @@ class RunConfig(Settings):
     )
     backbone: str = Field("minilm", description="a Hugging Face name, a local directory, or minilm")
     revision: str | None = Field(None, description="commit, branch or tag of the backbone on the hub")
+    attention_direction: Literal["causal", "bidirectional"] | None = Field(
+        None,
+        description="which way the backbone's tokens see; default: as it was trained. bidirectional lets those of a "
+        "decoder see what is behind them too",
+    )
     method: Literal[
         "p-tuning-v2",
         "prefix-tuning",

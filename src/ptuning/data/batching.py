@@ -101,6 +101,8 @@ def collate(
 ) -> Batch:
     """Pad examples on the right to the longest of them.
 
+    A sequence without tokens, as a tokenizer without special ones makes of an empty text, is one of padding.
+
     Args:
         examples: at least one; all with labels of one kind, or all without.
         pad_token_id: token id at padded positions.
@@ -113,8 +115,9 @@ def collate(
     if not examples:
         raise DataError("collate got no examples, expected at least one. Leave empty batches out.")
     sequences = [sequence for example in examples for sequence in example.sequences]
-    seq_len = seq_len or max(len(sequence) for sequence in sequences)
-    mask = [[1] * len(sequence) + [0] * (seq_len - len(sequence)) for sequence in sequences]
+    lengths = [max(len(sequence), 1) for sequence in sequences]
+    seq_len = seq_len or max(lengths)
+    mask = [[1] * length + [0] * (seq_len - length) for length in lengths]
     token_types = None
     if any(example.token_types is not None for example in examples):
         if any(example.token_types is None for example in examples):

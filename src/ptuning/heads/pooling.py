@@ -17,7 +17,7 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Ten
 
     Args:
         hidden_states: (batch_size, seq_len, hidden_size).
-        attention_mask: (batch_size, seq_len), 1 for real tokens, padding on the right.
+        attention_mask: (batch_size, seq_len), 1 for real tokens, padding on the right (for `mean` and `last` anywhere).
         pooling: `cls` and `pooler` take the first token, `mean` the mean over real tokens, `last` the last real one.
 
     Returns:
@@ -29,7 +29,8 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Ten
     if pooling in ("cls", "pooler"):
         return hidden_states[:, 0]
     if pooling == "last":
-        last = attention_mask.long().sum(1) - 1  # (batch_size,)
+        places = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        last = (attention_mask.long() * places).argmax(1)  # (batch_size,)
         return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), last]
     if pooling != "mean":
         raise ConfigError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}. Set head.pooling.")

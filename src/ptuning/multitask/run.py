@@ -166,6 +166,7 @@ def _run_config(config: MultitaskConfig, name: str, seed: int, output: Path, ste
         task=task.task,
         backbone=config.backbone,
         revision=config.revision,
+        attention_direction=config.attention_direction,
         data=task.data,
         prompts=config.prompts,
         head=config.head,
@@ -232,14 +233,16 @@ def _resolve(
     for name, task in prepared.items():
         with _named(name):
             run = resolve_config(_run_config(config, name, config.seeds[0], output, 1), task, backbone, output)
-    known = {name: getattr(run.training, name) for name in ("learning_rate", "head_learning_rate", "precision")}
+    resolved = ("learning_rate", "head_learning_rate", "precision", "attention")
+    known = {name: getattr(run.training, name) for name in resolved}
     made = {name: getattr(run.prompts, name) for name in ("reparameterization", "init")}
     groups = {
         "head": run.head,
         "prompts": config.prompts.model_copy(update=made),
         "training": config.training.model_copy(update=known),
     }
-    return config.model_copy(update={"revision": run.revision, **groups, "output": str(output)})
+    backbone_is = {"revision": run.revision, "attention_direction": run.attention_direction}
+    return config.model_copy(update={**backbone_is, **groups, "output": str(output)})
 
 
 def _check_model(

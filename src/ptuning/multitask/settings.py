@@ -58,6 +58,11 @@ class MultitaskConfig(Settings):
     single: bool = Field(True, description="also train each data set alone, with as many steps")
     backbone: str = Field("minilm", description="a Hugging Face name, a local directory, or minilm")
     revision: str | None = Field(None, description="commit, branch or tag of the backbone on the hub")
+    attention_direction: Literal["causal", "bidirectional"] | None = Field(
+        None,
+        description="which way the backbone's tokens see; default: as it was trained. bidirectional lets those of a "
+        "decoder see what is behind them too",
+    )
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
     head: HeadConfig = Field(default_factory=HeadConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)

@@ -52,6 +52,10 @@ class TaskKind(ABC):
             settings: of the run; options of a kind that they name come from there.
         """
 
+    def for_causal(self) -> Self:
+        """Return the kind for a backbone whose tokens see only what is to their left; most are what they are."""
+        return self
+
     @property
     @abstractmethod
     def num_outputs(self) -> int:
@@ -263,6 +267,16 @@ def label_names_of(data: TaskData, kind: str) -> tuple[str, ...]:
     if data.label_names is None:
         raise DataError(f"the data of {data.source} have no label names, which {kind} needs. Load them as {kind}.")
     return data.label_names
+
+
+def check_direction(direction: str | None) -> None:
+    """Check the option that kinds have for backbones whose tokens see only what is to their left.
+
+    Raises:
+        ConfigError: it is neither None nor `causal`.
+    """
+    if direction not in (None, "causal"):
+        raise ConfigError(f"attention_direction of a kind is {direction!r}, expected causal or nothing. Correct it.")
 
 
 def all_equal(values: Sequence[Any]) -> bool:

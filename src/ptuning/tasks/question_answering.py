@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
@@ -24,14 +24,22 @@ from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import ConfigError, DataError
 from ptuning.tasks.encoding import check_is_fast, pieces
-from ptuning.tasks.kind import Prediction, TaskKind, all_equal, has_labels, in_full_precision, labels_of, references_of
+from ptuning.tasks.kind import (
+    Prediction,
+    TaskKind,
+    all_equal,
+    check_direction,
+    has_labels,
+    in_full_precision,
+    labels_of,
+    references_of,
+)
 
 logger = logging.getLogger(__name__)
 
 Offsets = Sequence[tuple[int, int] | None]
 Candidates = dict[tuple[int, int], float]  # (start, end) characters -> sum of start and end logit
 
-_NULL_POSITION = 0
 _MAX_ANSWER_TOKENS = 30
 _N_BEST = 20
 _MIN_ROOM = 16  # context tokens a window at least, unless the whole context fits
@@ -47,8 +55,8 @@ class QuestionAnswering(TaskKind):
     Long contexts become overlapping windows of `max_length` tokens, each with the question in front. Training asks for
     the first and last token of the first listed answer. A window without the whole answer, or whose question has none,
     is asked for the first position of the sequence: the tokenizer's CLS token, or, where there is none (T5), the
-    question's first token. (A causal model sees nothing at its first position, so it cannot tell there that a question
-    has no answer.)
+    question's first token. With a causal backbone, which sees nothing there, it is the last position, for which an end
+    token is put behind windows that have none. There the start of an answer is told from what stands to its left alone.
 
     Predictions: {"answer", "start", "end", "score", "no_answer_score", "n_best": [{"answer", "start", "end",
     "score"}]}. `start` and `end` are characters of the context, None for no answer (""). `score` is a probability over
@@ -60,11 +68,13 @@ class QuestionAnswering(TaskKind):
         allow_no_answer: whether "no answer" may be predicted; from data: whether some question has none.
         no_answer_threshold: higher means more answers; `best_threshold` finds one.
         doc_stride: tokens that neighbouring windows share (fewer, where a long question leaves little room).
+        attention_direction: `causal` where the backbone's tokens see only what is to their left.
     """
 
     allow_no_answer: bool = True
     no_answer_threshold: float = 0.0
     doc_stride: int = 128
+    attention_direction: str | None = None
 
     name: ClassVar[str] = "question_answering"
     head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "span"
@@ -75,11 +85,19 @@ class QuestionAnswering(TaskKind):
     def __post_init__(self) -> None:
         if self.doc_stride < 0:
             raise ConfigError(f"doc_stride must be at least 0, got {self.doc_stride}. Use 128, or 0 for no overlap.")
+        check_direction(self.attention_direction)
 
     @classmethod
     def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         labelled = [row for row in data.train or data.validation or () if "answers" in row]
         return cls(allow_no_answer=not labelled or any(not row["answers"]["text"] for row in labelled))
+
+    def for_causal(self) -> Self:
+        return replace(self, attention_direction="causal")
+
+    def null_position(self, length: int) -> int:
+        """Return which position of a window of so many tokens says that the question has no answer."""
+        return length - 1 if self.attention_direction == "causal" else 0
 
     @property
     def num_outputs(self) -> int:
@@ -94,6 +112,7 @@ class QuestionAnswering(TaskKind):
         labelled = has_labels(rows, ["question", "context"], self.label_role, training=training)
         examples: list[Example] = []
         unreached = 0
+        end_token = _end_token(tokenizer) if self.attention_direction == "causal" else None
         for first, some in pieces(rows):
             encoded = tokenizer(
                 [row["question"].lstrip() for row in some],
@@ -108,6 +127,9 @@ class QuestionAnswering(TaskKind):
                 parts = encoded.sequence_ids(place)
                 ids = encoded["input_ids"][place]
                 types = encoded["token_type_ids"][place] if "token_type_ids" in encoded else None
+                if end_token is not None and (not parts or parts[-1] is not None):
+                    parts, ids = [*parts, None], [*ids, end_token]
+                    types = None if types is None else [*types, *(types[-1:] or [0])]
                 # Without any context token: one window of the question alone.
                 begin = parts.index(1) if 1 in parts else len(ids)
                 num_context = parts.count(1)
@@ -120,7 +142,8 @@ class QuestionAnswering(TaskKind):
                 for start, end in _windows(num_context, room, self.doc_stride):
                     label = None
                     if labelled:
-                        label = (_NULL_POSITION, _NULL_POSITION)
+                        null = self.null_position(len(ids) - num_context + end - start)
+                        label = (null, null)
                         if answer is not None and start <= answer[0] and answer[1] < end:
                             label = (begin + answer[0] - start, begin + answer[1] - start)
                             num_reached += 1
@@ -168,7 +191,7 @@ class QuestionAnswering(TaskKind):
             assert example.offsets is not None  # `encode` made it
             values = outputs.numpy().astype(np.float64)  # (seq_len, 2)
             row = example.row
-            null_scores[row] = min(null_scores[row], float(values[_NULL_POSITION].sum()))
+            null_scores[row] = min(null_scores[row], float(values[self.null_position(len(values))].sum()))
             for (start, end), score in _best_spans(values, example.offsets, rows[row]["context"]):
                 # Neighbouring windows share tokens, so they may share spans.
                 candidates[row][start, end] = max(score, candidates[row].get((start, end), score))
@@ -258,6 +281,23 @@ def best_threshold(predictions: Sequence[Prediction], rows: Sequence[Row]) -> fl
     if np.any(is_best & (lowest <= 0) & (highest > 0)):
         return 0.0
     return float(min(thresholds[is_best], key=abs))
+
+
+def _end_token(tokenizer: Any) -> int:
+    """Return the id of what is put behind a window of a causal backbone.
+
+    Raises:
+        ConfigError: the tokenizer has nothing that means an end.
+    """
+    for name in ("eos_token_id", "sep_token_id", "pad_token_id"):
+        number = getattr(tokenizer, name, None)
+        if number is not None:
+            return int(number)
+    raise ConfigError(
+        f"the tokenizer is a {type(tokenizer).__name__} without an end, separator or padding token, but "
+        "question answering with a causal backbone needs one, at which it says that there is no answer. Give it an "
+        "eos_token, or set attention_direction to bidirectional."
+    )
 
 
 def _windows(num_context: int, room: int, doc_stride: int) -> list[tuple[int, int]]:

@@ -52,18 +52,21 @@ def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool = Fals
     )
 
 
-def resolve_kind(config: RunConfig, task: Task, data: TaskData) -> TaskKind:
+def resolve_kind(config: RunConfig, task: Task, data: TaskData, *, is_causal: bool = False) -> TaskKind:
     """Returns the kind of a run's task, with its pattern and label words.
 
     Args:
         config: of `with_task_defaults`.
         task: preset or bare kind.
         data: of the run.
+        is_causal: whether the backbone's tokens see only what is to their left.
 
     Raises:
         ConfigError: pattern or words do not fit the kind or its labels.
     """
     kind = get_kind(task.kind).from_data(data, config.data)
+    if is_causal:
+        kind = kind.for_causal()
     return with_pattern(
         kind,
         config.data.pattern,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, final, get_args
 
 from torch import Tensor
@@ -25,9 +25,10 @@ from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import ConfigError, DataError
 from ptuning.tasks.encoding import check_is_fast
-from ptuning.tasks.kind import Prediction, TaskKind, has_labels, label_names_of, references_of
+from ptuning.tasks.kind import Prediction, TaskKind, check_direction, has_labels, label_names_of, references_of
 from ptuning.tasks.tagging import (
     Pieces,
+    asked_piece,
     check_tag_names,
     num_asked,
     predicted_tags,
@@ -69,10 +70,13 @@ class SemanticRoleLabeling(TaskKind):
     Args:
         label_names: the tags in index order, `O` among them.
         predicate_input: how the predicate is shown.
+        attention_direction: `causal` where the backbone's tokens see only what is to their left: then the last piece of
+            a word carries its tag, and words in front of the predicate do not know it.
     """
 
     label_names: tuple[str, ...]
     predicate_input: PredicateInput = "marked"
+    attention_direction: str | None = None
 
     name: ClassVar[str] = "semantic_role_labeling"
     head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "token"
@@ -86,6 +90,7 @@ class SemanticRoleLabeling(TaskKind):
                 f"predicate_input is {self.predicate_input!r}, expected {' or '.join(get_args(PredicateInput))}. "
                 "Set data.predicate_input to one of those."
             )
+        check_direction(self.attention_direction)
 
     @classmethod
     def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
@@ -102,6 +107,14 @@ class SemanticRoleLabeling(TaskKind):
         names = label_names_of(data, cls.name)
         asked = None if settings is None else settings.predicate_input
         return cls(names) if asked is None else cls(names, asked)
+
+    def for_causal(self) -> Self:
+        """Return the kind for a causal backbone, and warn: what it asks there can hardly be known."""
+        logger.warning(
+            "The backbone's tokens see only what is to their left, so words in front of a predicate are asked for "
+            "their role without knowing it. Set attention_direction to bidirectional, or use an encoder."
+        )
+        return replace(self, attention_direction="causal")
 
     @property
     def num_outputs(self) -> int:
@@ -156,10 +169,10 @@ class SemanticRoleLabeling(TaskKind):
         """Tell a sentence's own words from what shows its predicate."""
         if self.predicate_input == "appended":
             behind = [position for word in sentence.words[num_words:] for position in word]
-            return _Layout(sentence.words[:num_words], predicate, behind)
+            return _Layout(sentence.words[:num_words], predicate, behind, self.attention_direction)
         words = [*sentence.words[:predicate], sentence.words[predicate + 1], *sentence.words[predicate + 3 :]]
         marked = [position for word in sentence.words[predicate : predicate + 3] for position in word]
-        return _Layout(words, predicate, marked)
+        return _Layout(words, predicate, marked, self.attention_direction)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return tagging_loss(logits, batch)
@@ -215,11 +228,13 @@ class _Layout:
         words: positions of the pieces of each word.
         predicate: which word it is.
         shown: positions that every window has: the marked predicate, or what is appended.
+        attention_direction: of the kind.
     """
 
     words: list[list[int]]
     predicate: int
     shown: list[int]
+    attention_direction: str | None
 
     def windows(self, room: int) -> list[tuple[list[int], dict[int, int]]] | None:
         """Return (positions, asked: position -> word) of each window, or None where the predicate leaves no room.
@@ -251,7 +266,10 @@ class _Layout:
         positions = set(self.shown)
         for word in words:
             positions.update([position for position in self.words[word] if position not in own][:left])
-        return sorted(positions), {self.words[word][0]: word for word in asked if self.words[word]}
+        there = {word: [position for position in self.words[word] if position in positions] for word in asked}
+        return sorted(positions), {
+            asked_piece(pieces, self.attention_direction): word for word, pieces in there.items() if pieces
+        }
 
 
 def _grow(

@@ -1,6 +1,7 @@
 """What the kinds that tag words share: words to pieces and windows of them, the loss, and tags back from logits.
 
-The first piece of a word carries its tag; the others are not asked. A window is some words of a sentence between the
+The first piece of a word carries its tag; the others are not asked. With a backbone whose tokens see only what is to
+their left it is the last piece, which alone sees the whole word. A window is some words of a sentence between the
 special tokens that the tokenizer puts around all of it.
 """
 
@@ -134,15 +135,32 @@ def tokenize_words(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> Iterat
 
 
 def _needs_space(tokenizer: Any) -> bool:
-    """Tell whether words of a byte-level tokenizer need the space that marks the beginning of a word in a text.
+    """Tell whether words need the space that marks the beginning of a word in a text, as byte-level tokenizers have it.
 
-    `add_prefix_space=True` would do the same, but not every tokenizer class of transformers passes it on.
+    `add_prefix_space=True` would do the same, but not every tokenizer has it, nor passes it on.
     """
-    return "ByteLevel" in str(tokenizer.backend_tokenizer.pre_tokenizer)
+
+    def ids(text: str | list[str]) -> list[int]:
+        is_split = isinstance(text, list)
+        encoded = tokenizer(text, is_split_into_words=is_split, add_special_tokens=False, verbose=False)
+        return list(encoded["input_ids"])
+
+    word, spaced = ids(["a"]), ids([" a"])
+    return word != spaced and ids("a a") == word + spaced
 
 
 def _spaced(word: str) -> str:
     return word if word[:1].isspace() else f" {word}"
+
+
+def asked_piece(positions: Sequence[int], direction: str | None) -> int:
+    """Return which of the pieces of a word carries its tag.
+
+    Args:
+        positions: of those pieces that the window has, at least one.
+        direction: `causal` where a piece sees only what is to its left; None otherwise.
+    """
+    return positions[-1] if direction == "causal" else positions[0]
 
 
 def window_example(

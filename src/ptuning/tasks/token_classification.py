@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, final
 
 from torch import Tensor
@@ -15,9 +15,10 @@ from ptuning.data.rows import Row
 from ptuning.data.sources import TaskData
 from ptuning.errors import DataError
 from ptuning.tasks.encoding import check_is_fast
-from ptuning.tasks.kind import Prediction, TaskKind, has_labels, label_names_of, references_of
+from ptuning.tasks.kind import Prediction, TaskKind, check_direction, has_labels, label_names_of, references_of
 from ptuning.tasks.tagging import (
     Pieces,
+    asked_piece,
     check_tag_names,
     num_asked,
     predicted_tags,
@@ -37,9 +38,10 @@ from ptuning.tasks.words import split_words
 class TokenClassification(TaskKind):
     """A BIO tag for each word; rows have `tokens` and `tags`, or raw `text` to predict for.
 
-    The first piece of a word carries its tag; the others are not asked. A word without any piece (invisible
-    characters) is predicted `O`. Training cuts sentences after `max_length`; otherwise long ones become several
-    examples, cut between words, so that every word gets a prediction.
+    The first piece of a word carries its tag; with a causal backbone the last one, which alone sees the whole word. The
+    others are not asked. A word without any piece (invisible characters) is predicted `O`. Training cuts sentences
+    after `max_length`; otherwise long ones become several examples, cut between words, so that every word gets a
+    prediction.
 
     Predictions: {"tokens": [word], "tags": [tag], "entities": [{"type", "text", "start", "end"}]}. For raw text `start`
     and `end` are characters, text[start:end] being the entity's text. For tokens they count tokens (the end is the one
@@ -48,9 +50,11 @@ class TokenClassification(TaskKind):
 
     Args:
         label_names: the tags in index order, `O` among them.
+        attention_direction: `causal` where the backbone's tokens see only what is to their left.
     """
 
     label_names: tuple[str, ...]
+    attention_direction: str | None = None
 
     name: ClassVar[str] = "token_classification"
     head_kind: ClassVar[Literal["sequence", "token", "span", "choice"]] = "token"
@@ -59,10 +63,14 @@ class TokenClassification(TaskKind):
 
     def __post_init__(self) -> None:
         check_tag_names(self.label_names)
+        check_direction(self.attention_direction)
 
     @classmethod
     def from_data(cls, data: TaskData, settings: DataConfig | None = None) -> Self:
         return cls(label_names_of(data, cls.name))
+
+    def for_causal(self) -> Self:
+        return replace(self, attention_direction="causal")
 
     @property
     def num_outputs(self) -> int:
@@ -89,8 +97,9 @@ class TokenClassification(TaskKind):
                 chunks = chunks[:1]
             tags = None if labels is None else labels[index]
             for chunk in chunks:
-                positions = [position for word in chunk for position in sentence.words[word][:room]]
-                asked = {sentence.words[word][0]: word for word in chunk}
+                own = {word: sentence.words[word][:room] for word in chunk}
+                positions = [position for word in chunk for position in own[word]]
+                asked = {asked_piece(own[word], self.attention_direction): word for word in chunk}
                 examples.append(window_example(sentence, positions, asked, tags, index))
         warn_of_cut_words(lost_words, cut_rows, len(rows), max_length)
         return examples

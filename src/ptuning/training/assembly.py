@@ -219,6 +219,12 @@ def _make_heads(config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind]
         words_at_mask, penalty = load_language_modeling_head(backbone), config.head.length_penalty
         return [make_verbalizer(kind, backbone.tokenizer, words_at_mask, length_penalty=penalty) for kind in kinds]
     pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
+    is_pooled = any(kind.head_kind in ("sequence", "choice") for kind in kinds)
+    if pooling in ("cls", "pooler") and backbone.is_causal and is_pooled:
+        raise ConfigError(
+            f"head.pooling is {pooling}, but the first token of a causal backbone sees nothing behind it, so all "
+            "texts would look alike there. Use last or mean, or set attention_direction to bidirectional."
+        )
     if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
         draws = generator_for("pooler", config.training.seed)
         pooler = draw_pooler(description.hidden_size, std=description.initializer_range, generator=draws)

@@ -264,6 +264,7 @@ def load_backbone_of(config: RunConfig) -> Backbone:
         device=device,
         dtype=torch.float32 if METHODS[config.method].trains_backbone else dtype,
         attention=config.training.attention,
+        attention_direction=config.attention_direction,
     )
 
 
@@ -277,7 +278,7 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
     task = get_task(config.task)
     config = with_task_defaults(config, task, has_pieces=backbone.pieces is not None)
     data = load_task_data(config, task)
-    kind = resolve_kind(config, task, data)
+    kind = resolve_kind(config, task, data, is_causal=backbone.is_causal)
     max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
     tokenizer = backbone.tokenizer
     return PreparedTask(
@@ -315,14 +316,16 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
             "evaluation_epochs": training.evaluation_epochs or _default_evaluation_epochs(epochs, prepared),
             "head_learning_rate": training.learning_rate if rate is None else rate,
             "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
+            "attention": backbone.attention if training.attention == "auto" else training.attention,
             "metric": metric,
         },
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     # What the recipe said is in the other settings; its file may be gone when this is read again.
-    return config.model_copy(
-        update={**groups, "recipe": "default", "revision": backbone.revision, "output": str(directory)}
-    )
+    backbone_is: dict[str, Any] = {"revision": backbone.revision}
+    if backbone.family.is_decoder:
+        backbone_is["attention_direction"] = backbone.description.attention_direction
+    return config.model_copy(update={**groups, **backbone_is, "recipe": "default", "output": str(directory)})
 
 
 def _default_epochs(config: RunConfig, prepared: PreparedTask) -> int:

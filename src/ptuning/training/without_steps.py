@@ -58,7 +58,8 @@ def settle(
         kind: of the task.
         train: examples to fit the probe on.
         backbone: on the device to use.
-        pooling: that was asked for; without it a probe takes the better of `cls` and `mean` on the validation rows.
+        pooling: that was asked for; without it a probe takes the better of `cls` (`last` for a causal backbone) and
+            `mean` on the validation rows.
         evaluate: returns the validation metrics of a model with these settings.
         save: keeps it.
         resume: leave a run that is finished as it is.
@@ -76,7 +77,7 @@ def settle(
     if config.method == "linear-probe" and pooling == "pooler":
         raise ConfigError(
             "head.pooling is pooler, but linear-probe is fitted on hidden states as they are, without one. Use cls, "
-            "mean or last, or leave it out for the better of cls and mean."
+            "mean or last, or leave it out for the better of one token and mean."
         )
     started = time.monotonic()
     metric = str(config.training.metric)
@@ -91,7 +92,8 @@ def settle(
         is_probe = config.method == "linear-probe"
         chosen = config
         if is_probe and pooling is None and kind.head_kind in ("sequence", "choice"):
-            tried = [_pooled(config, "cls"), _pooled(config, "mean")]
+            one_token: Pooling = "last" if backbone.is_causal else "cls"
+            tried = [_pooled(config, one_token), _pooled(config, "mean")]
             scores = [_made(one, kind, train, backbone, evaluate)[metric] for one in tried]
             chosen = tried[scores.index(max(scores))]
 

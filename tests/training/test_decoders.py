@@ -1,0 +1,120 @@
+"""Decoders as encoders, from settings to predictions: causal or both ways, for every kind of head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ptuning
+from ptuning.backbones.loading import load_backbone
+from ptuning.config import load_config
+from ptuning.errors import BackboneMismatchError, ConfigError
+from ptuning.training.run import train
+
+TinyRun = Callable[..., Any]
+KINDS = ("classification", "multiple_choice", "token_classification", "question_answering")
+
+
+def _config(tiny_run: TinyRun, directory: Path, backbone: Path, kind: str, **settings: Any) -> Any:
+    return tiny_run(
+        directory,
+        kind,
+        **{
+            "backbone": str(backbone),
+            "data.max_length": 60,
+            "training.epochs": 1,
+            "training.batch_size": 12,
+            **settings,
+        },
+    )
+
+
+@pytest.mark.parametrize("direction", ["causal", "bidirectional"])
+@pytest.mark.parametrize(("name", "kinds"), [("llama", KINDS), ("gemma2", KINDS[2:])])
+def test_a_decoder_is_trained_saved_loaded_and_asked(
+    name: str,
+    kinds: tuple[str, ...],
+    direction: str,
+    tmp_path: Path,
+    tiny_run: TinyRun,
+    tiny_decoder: Callable[[str], Path],
+    tiny_data: Callable[..., Path],
+) -> None:
+    for kind in kinds:
+        output = tmp_path / kind
+        given = {} if direction == "causal" else {"attention_direction": direction}
+        result = train(_config(tiny_run, output, tiny_decoder(name), kind, **given))
+        resolved = load_config(output / "config.yaml")
+        assert resolved.attention_direction == direction
+        assert resolved.training.attention == ("eager" if name == "gemma2" else "sdpa")
+        assert resolved.head.pooling == ("last" if direction == "causal" else "mean")
+        saved = json.loads((output / "prompt" / "config.json").read_text())
+        assert saved["backbone"]["architecture"]["attention_direction"] == direction
+        scored = ptuning.evaluate(output).metrics
+        assert scored == pytest.approx(result.metrics), "what is loaded is what was trained, the same way round"
+        rows = [json.loads(line) for line in (tiny_data(kind) / "validation.jsonl").read_text().splitlines()]
+        asked = [
+            {key: value for key, value in row.items() if key not in ("label", "ner_tags", "answers")} for row in rows
+        ]
+        assert len(ptuning.load(output).predict(asked)) == len(rows)
+
+
+def test_a_prompt_asks_for_the_direction_it_was_trained_with(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    backbone = tiny_decoder("llama")
+    train(_config(tiny_run, tmp_path / "run", backbone, "classification", attention_direction="bidirectional"))
+    with closing(ptuning.load(tmp_path / "run")) as predictor:
+        assert predictor.tasks[0].saved.backbone.architecture["attention_direction"] == "bidirectional"
+    with closing(ptuning.load(tmp_path / "run", backbone=backbone)) as predictor:  # by name it is loaded the same way
+        first = predictor.predict([{"text": "the red lamp"}])
+    switched = load_backbone(backbone, attention_direction="bidirectional")
+    with closing(ptuning.load(tmp_path / "run", backbone=switched)) as predictor:
+        assert predictor.predict([{"text": "the red lamp"}]) == first
+    with pytest.raises(BackboneMismatchError, match="is causal. Load it with attention_direction='bidirectional'"):
+        ptuning.load(tmp_path / "run", backbone=load_backbone(backbone))
+
+
+def test_training_leaves_a_decoder_bit_for_bit(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    backbone = load_backbone(tiny_decoder("llama"))
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    train(_config(tiny_run, tmp_path / "run", tiny_decoder("llama"), "classification"), backbone=backbone)
+    after = backbone.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_the_trunk_is_reused_below_prompts_of_a_causal_backbone(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    metrics = []
+    for reuse in ("on", "off"):
+        settings = {"prompts.layers": "last:1", "training.trunk_reuse": reuse, "training.epochs": 2}
+        config = _config(tiny_run, tmp_path / reuse, tiny_decoder("llama"), "classification", **settings)
+        train(config)
+        line = (tmp_path / reuse / "metrics.jsonl").read_text().splitlines()[-1]
+        metrics.append(json.loads(line)["train_loss"])
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
+
+
+def test_the_first_token_of_a_causal_backbone_is_no_pooling(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    config = _config(tiny_run, tmp_path / "run", tiny_decoder("llama"), "classification", **{"head.pooling": "cls"})
+    with pytest.raises(ConfigError, match="head.pooling is cls, but the first token of a causal backbone sees nothing"):
+        train(config)
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning", "linear-probe", "lora"])
+def test_other_methods_take_a_causal_backbone_too(
+    method: str, tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    result = train(_config(tiny_run, tmp_path / "run", tiny_decoder("llama"), "classification", method=method))
+    assert ptuning.evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics)
