@@ -15,7 +15,8 @@ import ptuning
 from ptuning.backbones.loading import load_backbone
 from ptuning.config import load_config
 from ptuning.errors import BackboneMismatchError, ConfigError
-from ptuning.training.run import train
+from ptuning.training.assembly import assemble_model
+from ptuning.training.run import prepare_task, resolve_config, train
 
 TinyRun = Callable[..., Any]
 KINDS = ("classification", "multiple_choice", "token_classification", "question_answering")
@@ -118,3 +119,19 @@ def test_other_methods_take_a_causal_backbone_too(
 ) -> None:
     result = train(_config(tiny_run, tmp_path / "run", tiny_decoder("llama"), "classification", method=method))
     assert ptuning.evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics)
+
+
+def test_virtual_tokens_start_as_what_the_embedding_layer_gives(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    """Gemma's gives more than it holds: its weights times the root of the width."""
+    for name in ("gemma3_text", "llama"):
+        config = _config(tiny_run, tmp_path, tiny_decoder(name), "classification", method="prompt-tuning")
+        backbone = load_backbone(tiny_decoder(name))
+        prepared = prepare_task(config, backbone)
+        config = resolve_config(config, prepared, backbone, tmp_path)
+        model = assemble_model(config, backbone, prepared.kind, prepared.train)
+        vocabulary = backbone.model.get_input_embeddings()(torch.arange(backbone.description.vocab_size))
+        started = model.adaptation.prompts()[0]  # type: ignore[union-attr, operator]
+        assert torch.cdist(started, vocabulary, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-4
+        model.detach()

@@ -121,12 +121,16 @@ def _start(
     """What the virtual tokens start from: (mixture, prompt_length, embedding_size)."""
     settings, tokenizer = config.prompts, backbone.tokenizer
     trunk: Any = find_trunk(backbone.model)[0]
-    weight: Tensor = trunk.get_input_embeddings().weight
+    embeddings: Any = trunk.get_input_embeddings()
+    weight: Tensor = embeddings.weight
+    # what the layer gives is replaced, and some (Gemma's) give more than they hold
+    times = float(getattr(embeddings, "embed_scale", 1.0))
     count = settings.mixture * settings.prompt_length
     shape = (settings.mixture, settings.prompt_length, int(weight.shape[1]))
     match settings.init:
         case None | "normal":
-            scale = float(weight.float().std()) if settings.reparameterization == "none" else 1.0
+            is_plain = settings.reparameterization == "none"
+            scale = float(weight.float().std()) * times if is_plain else 1.0
             return from_noise(shape, settings.init_std * scale, generator)
         case "vocabulary":
             made = from_ids(weight, ordinary_ids(tokenizer, len(weight)), count, generator)
@@ -148,7 +152,7 @@ def _start(
             made = from_labels(weight, _label_ids(kind, tokenizer), ordinary, count, generator)
         case path:
             return _saved_start(path, shape, backbone, config.method)
-    return made.view(shape)
+    return (made * times).view(shape)
 
 
 def _label_ids(kind: TaskKind, tokenizer: Any) -> list[list[int]]:
