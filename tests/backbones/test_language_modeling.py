@@ -20,7 +20,9 @@ from ptuning.errors import BackboneError
 
 TinyModel = Callable[..., Any]
 
-FAMILIES_WITH_HEAD = sorted(name for name, family in FAMILIES.items() if not family.is_encoder_of_seq2seq)
+FAMILIES_WITH_HEAD = sorted(
+    name for name, family in FAMILIES.items() if not (family.is_encoder_of_seq2seq or family.is_decoder)
+)
 MODELS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in FAMILIES_WITH_HEAD),
     ("albert-groups", {}),
@@ -66,8 +68,8 @@ def test_a_head_that_is_not_whole_is_refused(lost: str, tmp_path: Path, tiny_mod
         load_language_modeling_head(load_backbone(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["t5", "mt5", "umt5"])
-def test_encoders_of_t5_are_refused(name: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+@pytest.mark.parametrize("name", ["gemma2", "llama", "mt5", "t5", "t5gemma", "umt5"])
+def test_decoders_and_encoders_of_t5_are_refused(name: str, tmp_path: Path, tiny_model: TinyModel) -> None:
     tiny_model(name).save_pretrained(tmp_path)
     with pytest.raises(BackboneError, match=rf"a {name} is not a masked language model\. .*head.kind to linear"):
         load_language_modeling_head(load_backbone(tmp_path))
