@@ -157,13 +157,12 @@ def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
                 "it to auto."
             )
         return False
-    if config.head.kind == "verbalizer" and backbone.pieces is not None:
-        if is_asked:
-            raise ConfigError(
-                f"training.packing is on, but {backbone.name} fills blanks by pieces, and rows that see "
-                "their texts in another way each are not packed. Set it to auto, or head.kind to linear."
-            )
-        return False
+    has_pieces = config.head.kind == "verbalizer" and backbone.pieces is not None
+    if has_pieces and is_asked:
+        raise ConfigError(
+            f"training.packing is on, but {backbone.name} fills blanks by pieces, and rows that see their texts in "
+            "another way each are not packed. Set it to auto, or head.kind to linear."
+        )
     if device.type in ("cpu", "mps") and (is_flex or is_asked):
         setting, other = ("packing", "auto") if is_asked else ("attention", "sdpa")
         raise ConfigError(
@@ -180,7 +179,7 @@ def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
             f"with probability {dropout} (training.backbone_dropout is {config.training.backbone_dropout}). "
             "Set training.backbone_dropout to off, or training.attention to sdpa."
         )
-    return is_asked or (is_flex and config.training.packing == "auto")
+    return is_asked or (is_flex and config.training.packing == "auto" and not has_pieces)
 
 
 def _make_prompts(
