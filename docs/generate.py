@@ -232,6 +232,8 @@ def backbones() -> list[str]:
         "## Decoders",
         "",
         *_ABOUT_DECODERS.strip().splitlines(),
+        "",
+        "The weights of every family can be stored in 8 or 4 bits: [large_backbones.md](large_backbones.md).",
     ]
     return lines
 

@@ -20,6 +20,7 @@ from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.families import Family, find_trunk, position_limit
 from ptuning.backbones.forward import Blocks
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
+from ptuning.backbones.quantization import quantization_of
 from ptuning.backbones.routing import Route, RoutedPrompts
 from ptuning.checkpoint import SavedPrompt, save_prompt
 from ptuning.errors import BackboneError, ConfigError, PromptError
@@ -163,7 +164,9 @@ class Attached:
         prompts, placed = cast(Any, self.bank.prompts[entry])().detach().float(), self.bank.entries[entry]
         name = str(getattr(trunk.config, "_name_or_path", "")) or family.model_type
         revision = getattr(trunk.config, "_commit_hash", None)
-        backbone = BackboneIdentity(name, revision, description.architecture(), fingerprint(trunk))
+        backbone = BackboneIdentity(
+            name, revision, description.architecture(), fingerprint(trunk), quantization_of(trunk)
+        )
         save_prompt(directory, SavedPrompt(prompts, placed.layers, placed.positions, backbone))
 
     def _prompts_for(self, batch_size: int) -> RoutedPrompts:

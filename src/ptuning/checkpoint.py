@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptuning.backbones.identity import BackboneIdentity
+from ptuning.backbones.quantization import Quantization
 from ptuning.config import METHODS
 from ptuning.errors import CheckpointError
 from ptuning.heads.pooling import Pooling
@@ -71,6 +72,7 @@ class _Backbone(_Saved):
     revision: str | None = None
     architecture: dict[str, Any]
     fingerprint: str
+    quantization: Quantization = "none"
 
 
 class _HeldOut(_Saved):

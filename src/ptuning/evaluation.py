@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ptuning.backbones.loading import Backbone
+from ptuning.backbones.quantization import Quantization
 from ptuning.checkpoint import save_prompt
 from ptuning.config import RunConfig, load_config
 from ptuning.data.learned import Learned
@@ -71,6 +72,7 @@ def evaluate(
     backbone: Backbone | str | None = None,
     fit_threshold: bool = False,
     device: str | torch.device | None = None,
+    quantization: Quantization | None = None,
 ) -> Evaluation:
     """Scores a saved prompt.
 
@@ -83,13 +85,14 @@ def evaluate(
         fit_threshold: question answering with unanswerable questions: find the no-answer threshold with the best F1
             on these rows, score with it, and keep it in the saved prompt.
         device: where a backbone that has to be loaded goes; by default the best there is.
+        quantization: of its layers' weights; by default the one the prompt was trained with.
 
     Raises:
         CheckpointError: the prompt is missing or damaged, or is not to be changed where it is.
         DataError: the rows are missing, have no labels, or are not those of training any more.
         ConfigError: no data are known, there is no threshold to fit, or no such device.
     """
-    predictor = load(directory, backbone, device=device)
+    predictor = load(directory, backbone, device=device, quantization=quantization)
     try:
         task = predictor.tasks[0]
         check_split(split, task)

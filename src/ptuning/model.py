@@ -27,7 +27,7 @@ from ptuning.backbones.loading import Backbone
 from ptuning.backbones.packed_weights import PackedWeights, can_pack_weights
 from ptuning.backbones.packing import PackedBatch, pack_batch, require_packing
 from ptuning.backbones.recomputation import is_recomputing, stop_recomputing
-from ptuning.errors import PromptError
+from ptuning.errors import ConfigError, PromptError
 from ptuning.heads import reads_first_token, reads_pieces
 from ptuning.lower_states import LowerStates
 from ptuning.methods import Adaptation, ModelInputs
@@ -84,6 +84,11 @@ class PromptedModel(nn.Module):
             require_packing(backbone.family, backbone.model.config)
         if compiled:
             require_compilable(backbone.family, backbone.model.config)
+            if backbone.quantization != "none":
+                raise ConfigError(
+                    f"training.compile is on, but the backbone's weights are stored in {backbone.quantization}, which "
+                    "compiled layers cannot restore. Turn it off, or set training.quantization to none."
+                )
         device = next(backbone.model.parameters()).device
         # before the backbone, where attaching registers it once more: names begin with `bank.`
         self.bank = bank.to(device)

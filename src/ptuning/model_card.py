@@ -42,6 +42,7 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
     on_hub = base_model(backbone)
     # Of a local path only the last part: the others say where somebody keeps their files.
     shown_backbone = backbone["name"] if on_hub else re.split(r"[/\\]", backbone["name"].rstrip("/\\"))[-1]
+    rounded = backbone.get("quantization", "none") != "none"
     lines = [
         "---",
         "library_name: ptuning",
@@ -59,6 +60,7 @@ def model_card(config: Mapping[str, Any], size_bytes: int) -> str:
         f"| backbone | {shown_backbone} ({backbone['architecture'].get('model_type')}, "
         f"{backbone['architecture'].get('num_layers')} layers{_direction(backbone)}), "
         f"revision {backbone.get('revision') or 'not recorded'} |",
+        *([f"| quantization | weights of its layers in {backbone['quantization']} |"] if rounded else []),
         *_placement(config),
         f"| size | {size_bytes / 1e6:.2f} MB |",
     ]

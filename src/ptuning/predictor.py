@@ -19,6 +19,7 @@ from torch import nn
 
 from ptuning.backbones.language_modeling import load_language_modeling_head
 from ptuning.backbones.loading import Backbone, load_backbone
+from ptuning.backbones.quantization import Quantization
 from ptuning.checkpoint import PromptDirectory, SavedPrompt, load_tensors_into, read_directory
 from ptuning.config import METHODS
 from ptuning.data.rows import Row
@@ -176,6 +177,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
 ) -> Predictor:
     """Loads one or several saved prompts, and their backbone once.
 
@@ -186,12 +188,14 @@ def load(
         device: where a backbone that has to be loaded goes, such as `cpu` or `cuda:1`; by default the best there is.
         dtype: storage of its weights; by default float32 where a prompt was trained so, else bfloat16 on GPUs and
             CPUs that compute it natively.
+        quantization: of its layers' weights; by default that of the prompts, which must then agree, as must a backbone
+            that is given. Another one is taken only where it is asked for.
 
     Raises:
         CheckpointError: a prompt is missing, damaged, or has no task.
-        BackboneMismatchError: a prompt was trained on another backbone.
+        BackboneMismatchError: a prompt was trained on another backbone, or on its weights in another quantization.
         BackboneError: the backbone cannot be loaded.
-        PromptError: no directory was given, or several of methods that cannot share a backbone.
+        PromptError: no directory was given, or several of methods or quantizations that cannot share a backbone.
         ConfigError: this machine does not have the device.
     """
     given = [directories] if isinstance(directories, str | Path) else list(directories)
@@ -219,9 +223,15 @@ def load(
             device=place,
             dtype=dtype or find_dtype(precision, place),
             attention_direction="bidirectional" if is_both_ways else None,
+            quantization=quantization or _common_quantization(saved),
+        )
+    elif quantization is not None and quantization != backbone.quantization:
+        raise PromptError(
+            f"quantization {quantization} was asked for, but the backbone that was given has {backbone.quantization}. "
+            "Leave one of the two out."
         )
     for prompt in saved:
-        prompt.backbone.require(backbone.identity)
+        prompt.backbone.require(backbone.identity, any_quantization=quantization is not None)
     tasks = [_task(directory) for directory in read]
     return Predictor(backbone, _with_names_that_differ(tasks), _model(backbone, saved, tasks))
 
@@ -236,6 +246,16 @@ def read_task(directory: str | Path) -> LoadedTask:
         CheckpointError: the prompt is missing, damaged, or has no task.
     """
     return _task(read_directory(directory))
+
+
+def _common_quantization(saved: Sequence[SavedPrompt]) -> Quantization:
+    found = sorted({prompt.backbone.quantization for prompt in saved})
+    if len(found) > 1:
+        raise PromptError(
+            f"the prompts were trained on weights in different quantizations ({', '.join(found)}), and share one "
+            "backbone. Pass quantization=, the one to ask all of them on, or load them apart."
+        )
+    return found[0]
 
 
 def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[LoadedTask]) -> PromptedModel:

@@ -9,6 +9,7 @@ from torch import nn
 
 from ptuning.backbones.direction import Direction, direction_of
 from ptuning.backbones.families import FAMILIES, Family, attention_modules, position_limit
+from ptuning.backbones.quantization import quantized_linears
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class BackboneDescription:
         head_dim: width of one head.
         vocab_size: rows of the token embedding.
         max_positions: tokens that fit its positions, or None where there is no limit.
-        num_parameters: all parameters.
+        num_parameters: all parameters, whatever they are stored in.
         num_transformer_parameters: those without the embeddings, the base of the paper's ratio.
         initializer_range: standard deviation that its own layers started from.
         attention_direction: which way its tokens see, from left to right or both ways.
@@ -60,6 +61,7 @@ def describe_trunk(trunk: nn.Module, family: Family) -> BackboneDescription:
         head_dim = getattr(config, "attention_head_size", None)
     embeddings = {id(p) for m in trunk.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     parameters = list({id(p): p for p in trunk.parameters()}.values())
+    in_few_bits = sum(linear.weight.shape.numel() for linear in set(quantized_linears(trunk).values()))
     return BackboneDescription(
         model_type=family.model_type,
         num_layers=len(attention_modules(trunk, family)),
@@ -69,8 +71,8 @@ def describe_trunk(trunk: nn.Module, family: Family) -> BackboneDescription:
         head_dim=int(head_dim or config.hidden_size // num_heads),
         vocab_size=int(config.vocab_size),
         max_positions=position_limit(config, family),
-        num_parameters=sum(p.numel() for p in parameters),
-        num_transformer_parameters=sum(p.numel() for p in parameters if id(p) not in embeddings),
+        num_parameters=in_few_bits + sum(p.numel() for p in parameters),
+        num_transformer_parameters=in_few_bits + sum(p.numel() for p in parameters if id(p) not in embeddings),
         initializer_range=float(getattr(config, "initializer_range", None) or 0.02),
         attention_direction=direction_of(family, config),
     )

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from ptuning.backbones.quantization import Quantization, quantized_linears
+from ptuning.backbones.weight_samples import sample_weight
 from ptuning.errors import BackboneMismatchError
 
-_ENTRIES_PER_TENSOR = 64
 _DIRECTION = "attention_direction"
 
 
@@ -25,16 +25,23 @@ class BackboneIdentity:
         revision: commit of the Hugging Face repository, where known.
         architecture: model type and sizes.
         fingerprint: hex digest of some of its weights, see `fingerprint`.
+        quantization: what the weights of its layers were rounded to.
     """
 
     name: str
     revision: str | None
     architecture: dict[str, Any]
     fingerprint: str
+    quantization: Quantization = "none"
+
+    @property
+    def weights(self) -> str:
+        """The fingerprint, with what the weights were rounded to."""
+        return self.fingerprint if self.quantization == "none" else f"{self.fingerprint}-{self.quantization}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """As JSON. Without `quantization` where nothing was rounded."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("quantization", "none")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneIdentity:
@@ -44,16 +51,18 @@ class BackboneIdentity:
             revision=values.get("revision"),
             architecture=dict(values["architecture"]),
             fingerprint=values["fingerprint"],
+            quantization=values.get("quantization", "none"),
         )
 
-    def require(self, actual: BackboneIdentity) -> None:
+    def require(self, actual: BackboneIdentity, *, any_quantization: bool = False) -> None:
         """Makes sure that a backbone is the one that was expected. The name and revision may differ.
 
         Args:
             actual: the backbone at hand.
+            any_quantization: whether its weights may be rounded otherwise than they were.
 
         Raises:
-            BackboneMismatchError: other sizes or other weights.
+            BackboneMismatchError: other sizes, other weights, or the same weights rounded otherwise.
         """
         differing = [
             f"{key} {expected} against {actual.architecture.get(key)}"
@@ -79,26 +88,35 @@ class BackboneIdentity:
                 f"{actual.name} has the same sizes and other weights ({actual.fingerprint[:12]}). "
                 "Use the checkpoint and revision that it was trained on."
             )
+        if self.quantization != actual.quantization and not any_quantization:
+            raise BackboneMismatchError(
+                f"the prompt was trained on {self.name} with {_stored(self.quantization)}, but the backbone "
+                f"{actual.name} has {_stored(actual.quantization)}: what it says would differ by their rounding. Load "
+                f"the backbone with quantization {self.quantization}, or ask for quantization {actual.quantization} "
+                "where the prompt is loaded, if that is meant."
+            )
 
 
-@torch.no_grad()
+def _stored(quantization: Quantization) -> str:
+    return "weights that are not quantized" if quantization == "none" else f"weights in {quantization}"
+
+
 def fingerprint(trunk: nn.Module) -> str:
     """Hashes up to 64 evenly spaced entries of every weight, rounded to bfloat16.
 
-    The rounding makes storage in float32 and bfloat16 agree. The pooler is left out, since it may be drawn at random.
+    It is the same whatever the weights are stored in: the rounding makes float32 and bfloat16 agree, and what is stored
+    in fewer bits kept these entries from before. Nothing but them is copied. The pooler is left out, since it may be
+    drawn at random.
 
     Returns:
         A sha256 hex digest.
     """
+    samples = {name: (tuple(weight.shape), sample_weight(weight)) for name, weight in trunk.named_parameters()}
+    for name, linear in quantized_linears(trunk).items():
+        samples[f"{name}.weight"] = tuple(linear.weight.shape), linear.sample
     digest = hashlib.sha256()
-    for name, parameter in sorted(trunk.named_parameters()):
-        if name.startswith(("pooler.", "ptuning_prompts.")):
-            continue
-        flat = parameter.detach().reshape(-1)
-        last, count = flat.numel() - 1, min(_ENTRIES_PER_TENSOR, flat.numel())
-        # In whole numbers: the same entries on every device.
-        places = [last * place // max(count - 1, 1) for place in range(count)]
-        picked = flat[torch.tensor(places, dtype=torch.long, device=flat.device)]
-        digest.update(f"{name}:{tuple(parameter.shape)};".encode())
-        digest.update(picked.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    for name, (shape, sample) in sorted(samples.items()):
+        if not name.startswith(("pooler.", "ptuning_prompts.")):
+            digest.update(f"{name}:{shape};".encode())
+            digest.update(sample)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -22,6 +23,7 @@ from ptuning.backbones.identity import BackboneIdentity, fingerprint
 from ptuning.backbones.interface import PREFIX
 from ptuning.backbones.pairs import part_pairs
 from ptuning.backbones.pieces import PieceTokens, piece_tokens
+from ptuning.backbones.quantization import Quantization, as_quantization, quantization_of, quantize_layers
 from ptuning.errors import BackboneError, PtuningError
 
 # What a tokenizer may keep its vocabulary in.
@@ -71,7 +73,13 @@ class Backbone:
     def identity(self) -> BackboneIdentity:
         """What a saved prompt remembers of it."""
         trunk = find_trunk(self.model)[0]
-        return BackboneIdentity(self.name, self.revision, self.description.architecture(), fingerprint(trunk))
+        architecture = self.description.architecture()
+        return BackboneIdentity(self.name, self.revision, architecture, fingerprint(trunk), self.quantization)
+
+    @property
+    def quantization(self) -> Quantization:
+        """What the weights of its layers are rounded to."""
+        return quantization_of(self.model)
 
     @property
     def attention(self) -> Attention:
@@ -177,9 +185,13 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     attention: Attention = "auto",
     attention_direction: Direction | None = None,
+    quantization: Quantization = "none",
     trust_remote_code: bool = False,
 ) -> Backbone:
     """Loads an encoder and freezes it.
+
+    Weights go from the file to where they stay, one by one: on a CPU those that are stored as they are in the file are
+    not even read until they are needed.
 
     Args:
         name: a Hugging Face name, a local directory in hub layout, or `minilm`, the embedded one.
@@ -190,12 +202,14 @@ def load_backbone(
             Families with attention of their own have sdpa and eager only.
         attention_direction: `bidirectional` lets the tokens of a decoder see those behind them too, which is not how it
             was trained; by default as it was.
+        quantization: what the weights of its layers' linear layers are rounded to: `int8` (8.5 bits an entry) or `nf4`
+            (4.5 bits). All else is stored in `dtype`, in which products are computed too.
         trust_remote_code: whether code of a stranger may run; off unless asked for.
 
     Raises:
         BackboneError: not found, of an unsupported family, weights are incomplete, or it does not have the attention.
-        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways.
-        MissingDependencyError: `minilm` without its package.
+        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways; or no such quantization.
+        MissingDependencyError: `minilm` or a quantization without its package.
     """
     name = str(name)
     source = str(embedded.minilm_directory()) if name == embedded.NAME else name
@@ -216,15 +230,21 @@ def load_backbone(
                 "Use one of those."
             )
         attention = "eager"  # transformers knows no other for these; ours is chosen when prompts are attached
+    place = torch.device(device or "cpu")
+    # What is to be rounded comes as the file has it: on a CPU that is a view of the file, read as it is rounded.
+    storage: dict[str, Any] = {"dtype": dtype, "device_map": None if place.type == "cpu" else {"": place}}
+    if as_quantization(quantization) != "none":
+        storage = {"dtype": "auto"}
     loader: Any = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
     try:
         if family.model_type == glm.MODEL_TYPE:
             find = partial(_cached_file, source, revision=revision)
-            model: Any = glm.load_model(config, find, source=source, dtype=dtype, device=device, attention=attention)
+            where = {"dtype": dtype, "device": place} if quantization == "none" else {"dtype": None}
+            model: Any = glm.load_model(config, find, source=source, attention=attention, **where)
             report: dict[str, Any] = {"missing_keys": ()}  # it is strict by itself
         else:
             model, report = loader.from_pretrained(
-                source, config=config, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
+                source, config=config, attn_implementation=attention, output_loading_info=True, **storage, **options
             )
     except PtuningError:
         raise
@@ -244,9 +264,14 @@ def load_backbone(
     pooler = _take_pooler(model) if not missing else None
     if missing:
         _take_pooler(model)
-    model.requires_grad_(False).eval().to(device or "cpu")
+    model.requires_grad_(False).eval()
     if pooler is not None:
-        pooler.requires_grad_(False).eval().to(device or "cpu")
+        pooler.requires_grad_(False).eval()
+    if quantization != "none":
+        quantize_layers(find_trunk(model)[0], family, quantization, device=place, dtype=dtype)
+        _store(model, loader, dtype, place)
+        if pooler is not None:
+            pooler.to(place, dtype)
     found_revision = getattr(config, "_commit_hash", None) or revision
     return Backbone(model, family, source, name, found_revision, pooler, eager, options)
 
@@ -266,6 +291,20 @@ def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
             "expected eager, flash_attention_2 or flex_attention. Set training.attention to auto, or to one of these."
         )
     return asked
+
+
+def _store(model: Any, loader: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Puts what is not rounded where it stays, one tensor at a time, in the precision that loading it so would give."""
+    with torch.device("meta"):
+        shell = loader.from_config(copy.deepcopy(model.config), dtype=dtype)
+    # some parameters are in float32 whatever is asked for, and so are rotary frequencies, but not all buffers
+    usual = {name: tensor.dtype for name, tensor in (*shell.named_parameters(), *shell.named_buffers())}
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(device, usual[name])
+    for name, buffer in list(model.named_buffers()):
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, buffer.to(device, usual.get(name, buffer.dtype)))
+    model.config.dtype = dtype
 
 
 def _take_pooler(model: Any) -> nn.Module | None:

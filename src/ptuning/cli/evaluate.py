@@ -34,15 +34,27 @@ def command(
         ),
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best there is.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Of the backbone's weights: none, int8, nf4. Default: as in training.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a saved prompt on labelled rows."""
     with imports_for_good():
+        from ptuning.backbones.quantization import as_quantization
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.evaluation import evaluate
 
     quiet_libraries()
-    result = evaluate(directory, data=data, split=split, backbone=backbone, fit_threshold=fit_threshold, device=device)
+    result = evaluate(
+        directory,
+        data=data,
+        split=split,
+        backbone=backbone,
+        fit_threshold=fit_threshold,
+        device=device,
+        quantization=None if quantization is None else as_quantization(quantization),
+    )
     for note in result.notes:
         typer.echo(note, err=True)
     if as_json:

@@ -52,6 +52,7 @@ def command(
             f"{backbone.name} ({_kind_of(backbone.architecture)}), {backbone.revision or 'no revision'}",
         ],
         ["fingerprint", backbone.fingerprint[:16]],
+        *([["quantization", backbone.quantization]] if backbone.quantization != "none" else []),
     ]
     if counts:
         share = shown_share(counts["prompts"], counts["backbone"])

@@ -47,6 +47,9 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     backbone: Annotated[str | None, typer.Option(help="Default: the one the prompt was trained on.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best there is.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Of the backbone's weights: none, int8, nf4. Default: as in training.")
+    ] = None,
 ) -> None:
     """Predict rows: one JSON object a row on stdout, in input order, or the file that a benchmark's grader takes."""
     if file is not None and (data is not None or split is not None):
@@ -54,6 +57,7 @@ def command(
             f"FILE is {file}, and --data or --split was given too, expected one source of rows. Leave one out."
         )
     with imports_for_good():
+        from ptuning.backbones.quantization import as_quantization
         from ptuning.cli.quiet import quiet_libraries
         from ptuning.predictor import load, read_task
         from ptuning.submission import (
@@ -78,7 +82,9 @@ def command(
     submission = form.prepare(task, asked)
     paths = [] if output is None else paths_of(submission.outputs, output)
     check_is_free(paths, overwrite=overwrite)
-    predictor = load(directory, backbone, device=device)
+    predictor = load(
+        directory, backbone, device=device, quantization=None if quantization is None else as_quantization(quantization)
+    )
     predictions = []
     for start in range(0, len(asked.rows), _ROWS_AT_ONCE):
         some = predictor.predict_rows(asked.rows[start : start + _ROWS_AT_ONCE])

@@ -38,6 +38,7 @@ ADDED: Mapping[str, Any] = MappingProxyType(
         "training.learning_rate_probe": False,
         "training.weight_averaging": "off",
         "training.averaging_decay": 0.99,
+        "training.quantization": "none",
     }
 )
 """Settings that came after this version, with the value that leaves a run as it was before them.

@@ -203,6 +203,11 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
             "training.gradient_checkpointing is on, but what soft-prompts adds to layers is not there when they are "
             "computed again. Turn it off; a smaller training.micro_batch_tokens saves memory too."
         )
+    if training.quantization != "none" and method.trains_backbone:
+        raise ConfigError(
+            f"training.quantization is {training.quantization}, but method {method.name} trains the weights that would "
+            "be stored so. Set it to none."
+        )
     if training.compile and not method.has_deep_prompts:
         raise ConfigError(
             f"training.compile is on, but method {method.name} changes what compiled layers cannot see. Turn it off."

@@ -210,6 +210,11 @@ class TrainingConfig(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively"
     )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="what the weights of the frozen layers are stored in: int8 or nf4 (4 bits), a half or a quarter of "
+        "bf16's memory, restored for each product; docs/large_backbones.md. Needs bitsandbytes, not with fine-tuning",
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
         "auto",
         description="the backbone's base implementation of attention; docs/backbones.md says which fit. auto: sdpa, "

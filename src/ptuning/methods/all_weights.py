@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptuning.backbones.loading import Backbone
+from ptuning.errors import BackboneError
 from ptuning.methods.adaptation import Adaptation, ModelInputs
 
 
@@ -63,5 +64,14 @@ class AllWeights(Adaptation):
 
 
 def own_copy(backbone: Backbone) -> Backbone:
-    """A backbone with weights of its own, in float32."""
+    """A backbone with weights of its own, in float32.
+
+    Raises:
+        BackboneError: its weights are rounded to a few bits.
+    """
+    if backbone.quantization != "none":
+        raise BackboneError(
+            f"fine-tuning trains all weights, but those of {backbone.name} are stored in {backbone.quantization}, "
+            "which has no gradients. Load it without quantization, or use p-tuning-v2 or lora."
+        )
     return replace(backbone, model=copy.deepcopy(backbone.model).float())

@@ -173,7 +173,7 @@ def _saved_start(path: str, shape: tuple[int, int, int], backbone: Backbone, met
             "prompt, and there is no such path. Correct it."
         )
     saved = read_prompt(path)
-    saved.backbone.require(backbone.identity)
+    saved.backbone.require(backbone.identity, any_quantization=True)  # a start need not be exact
     found = saved.adaptation.tensors.get("input_prompts")
     if found is None or tuple(found.shape) != shape:
         has = f"method {saved.method}" if found is None else f"(mixture, prompt_length, width) {tuple(found.shape)}"

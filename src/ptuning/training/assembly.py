@@ -270,7 +270,7 @@ def _initial_prompts(
             "and there is no such path. Correct it."
         )
     saved = read_prompt(prompts.init)
-    saved.backbone.require(backbone.identity)
+    saved.backbone.require(backbone.identity, any_quantization=True)  # a start need not be exact
     entry, wanted = Entry(tuple(saved.layers), saved.positions), Entry(layers, prompts.positions)
     return from_saved(saved.prompts, entry, wanted=wanted, prompt_length=prompts.prompt_length)
 
@@ -283,7 +283,7 @@ def _start_head(head: nn.Module, init: str, backbone: Backbone, kind: TaskKind) 
             "Correct it."
         )
     saved = read_prompt(init)
-    saved.backbone.require(backbone.identity)
+    saved.backbone.require(backbone.identity, any_quantization=True)  # a start need not be exact
     names = None if saved.task is None else saved.task.get("label_names")
     wanted = getattr(kind, "label_names", None)
     if saved.task is None or saved.task["kind"] != kind.name or (names and tuple(names)) != wanted:

@@ -143,7 +143,7 @@ def execute(
             examples = [example for part in course.parts for example in part.examples]
             model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds, other_configs=others)
             seen = [*examples, *course.held_out]
-            origin = {"data": course.digest, "backbone": backbone.identity.fingerprint}
+            origin = {"data": course.digest, "backbone": backbone.identity.weights}
             before = reused_trunk(directory / CHECKPOINT_NAME) if is_going_on else None
             trunk = plan_trunk(directory, model, seen, config, origin=origin, before=before, report=report)
             if not resume:  # nothing is left that could be refused: an old run goes only now

@@ -252,7 +252,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def load_backbone_of(config: RunConfig) -> Backbone:
-    """Loads the backbone that a config names, as it says: device, precision, attention.
+    """Loads the backbone that a config names, as it says: device, precision, attention, quantization.
 
     One whose weights are trained is loaded in float32, whatever the precision of the products.
     """
@@ -265,6 +265,7 @@ def load_backbone_of(config: RunConfig) -> Backbone:
         dtype=torch.float32 if METHODS[config.method].trains_backbone else dtype,
         attention=config.training.attention,
         attention_direction=config.attention_direction,
+        quantization=config.training.quantization,
     )
 
 
@@ -317,6 +318,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
             "head_learning_rate": training.learning_rate if rate is None else rate,
             "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
             "attention": backbone.attention if training.attention == "auto" else training.attention,
+            "quantization": backbone.quantization,
             "metric": metric,
         },
     }

@@ -90,7 +90,7 @@ def load_model(
     find: Find,
     *,
     source: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device | str | None = None,
     attention: str = "sdpa",
 ) -> Glm2021Model:
@@ -100,7 +100,7 @@ def load_model(
         config: of the checkpoint.
         find: gives the path of one of its files.
         source: a local directory, or a Hugging Face name; for messages, and for shards of the training code.
-        dtype: storage of the weights.
+        dtype: storage of the weights; None for that of the file.
         device: where to put them; the CPU by default.
         attention: base implementation.
 
