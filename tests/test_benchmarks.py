@@ -222,3 +222,33 @@ def test_candidates_of_the_recipe_study_are_settings_that_fit_their_method(monke
         assert len({json.dumps(own, sort_keys=True) for own in candidates.values()}) == len(candidates)
         for own in candidates.values():
             with_method_defaults(load_config(None, {**study.COMMON, "task": "glue/sst2", **own}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc")
+def test_a_backbone_is_loaded_without_a_second_copy(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="weights in 4 bits need bitsandbytes")
+    cases = ("bf16:bf16", "fp32:nf4")
+    line = _last_line("loading_memory.py", "--megabytes", "400", "--cases", *cases, cwd=tmp_path)
+    same, rounded = line["results"]
+    assert same["stored_mb"] > 200 and rounded["stored_mb"] < 61
+    assert same["copies_mb"] < 0.2 * same["stored_mb"], "weights are views of the file"
+    assert same["resident_mb"] < 1.3 * same["stored_mb"], "and each is read once"
+    # what is stored, and room for the entries that are rounded at once: less than half of the file
+    assert rounded["copies_mb"] < rounded["stored_mb"] + 150 < 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["glm-10b", "deberta-v2-xxlarge", "eurobert-2.1b"])
+def test_large_backbones_are_measured_in_each_storage(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="weights in 4 bits need bitsandbytes")
+    sizes = ["--seq-len", "8", "--prompt-length", "4", "--batch-size", "2", "--steps", "1"]
+    storages = ["bf16", "nf4"] if name == "glm-10b" else ["nf4"]
+    arguments = ["--tiny", "--backbone", name, "--storage", *storages, *sizes, "--device", "cpu"]
+    line = _last_line("large_backbones.py", *arguments, cwd=tmp_path)
+    assert [case["storage"] for case in line["results"]] == storages
+    first = line["results"][0]
+    assert line["fine_tuning_bytes"] == {"fp32": 16 * first["num_parameters"], "bf16": 8 * first["num_parameters"]}
+    assert first["trained"] == 3 * 2 * 4 * (16 if name == "eurobert-2.1b" else 32) + 2 * 33
+    assert len({case["num_parameters"] for case in line["results"]}) == 1
+    assert line["results"][-1]["weights_bytes"] < 2 * first["num_parameters"]

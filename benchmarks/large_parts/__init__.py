@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/large_backbones.py`, one idea a file."""

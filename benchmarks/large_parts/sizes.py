@@ -1,0 +1,98 @@
+"""The large backbones by name: a transformers config of each, with the numbers of its published config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig
+
+from ptuning.backbones import glm
+
+_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_XLM_ROBERTA = {"vocab_size": 250_880, "max_position_embeddings": 514, "pad_token_id": 1, **_DROPOUT}
+_GLM = {
+    "vocab_size": 50_304,
+    "max_sequence_length": 1024,
+    "embedding_dropout_prob": 0.0,
+    "attention_dropout_prob": 0.0,
+    "output_dropout_prob": 0.0,
+}
+
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "deberta-v2-xxlarge": (
+        "deberta-v2",
+        {
+            "vocab_size": 128_100,
+            "hidden_size": 1536,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 24,
+            "intermediate_size": 6144,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "max_relative_positions": -1,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "conv_kernel_size": 3,
+            "conv_act": "gelu",
+            **_DROPOUT,
+        },
+    ),
+    "glm-2b": (glm.MODEL_TYPE, {**_GLM, "hidden_size": 2048, "num_layers": 36, "num_attention_heads": 32}),
+    "glm-10b": (glm.MODEL_TYPE, {**_GLM, "hidden_size": 4096, "num_layers": 48, "num_attention_heads": 64}),
+    "eurobert-2.1b": (
+        "eurobert",
+        {
+            "vocab_size": 128_256,
+            "hidden_size": 2304,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 18,
+            "num_key_value_heads": 6,
+            "intermediate_size": 6144,
+            "max_position_embeddings": 8192,
+            "attention_dropout": 0.0,
+        },
+    ),
+    "xlm-roberta-xl": (
+        "xlm-roberta-xl",
+        {
+            "hidden_size": 2560,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "intermediate_size": 10_240,
+            **_XLM_ROBERTA,
+        },
+    ),
+    "xlm-roberta-xxl": (
+        "xlm-roberta-xl",
+        {
+            "hidden_size": 4096,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "intermediate_size": 16_384,
+            **_XLM_ROBERTA,
+        },
+    ),
+}
+"""Name -> model type and its numbers."""
+
+TINY = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+}
+"""What replaces them where it is only to be seen that all runs."""
+
+
+def config_of(name: str, *, tiny: bool) -> Any:
+    """Returns the config of a large backbone, or of a tiny one of its family."""
+    model_type, numbers = SIZES[name]
+    own = {key: value for key, value in TINY.items() if key in numbers} if tiny else {}
+    return AutoConfig.for_model(model_type, **{**numbers, **own})
