@@ -38,7 +38,12 @@ SETS = {
 }
 """Directory in `PTUNING_DATA` -> preset: the sets over which the default is to hold."""
 
-COMMON: dict[str, Any] = {"backbone": "minilm", "data.selection": "development", "training.trunk_reuse": "off"}
+COMMON: dict[str, Any] = {
+    "backbone": "minilm",
+    "data.selection": "development",
+    "training.trunk_reuse": "off",
+    "training.backbone_dropout": "off",
+}
 
 _STARTS: dict[str, dict[str, Any]] = {
     "std 0.02": {"prompts.init_std": 0.02},
@@ -50,7 +55,11 @@ _BASE = {"prompts.init": "statistics", "training.learning_rate": 2e-2}
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "fine-tuning": {
-        f"fine-tuning {rate:g}": {"method": "fine-tuning", "training.learning_rate": rate}
+        f"fine-tuning {rate:g}": {
+            "method": "fine-tuning",
+            "training.learning_rate": rate,
+            "training.backbone_dropout": "checkpoint",
+        }
         for rate in (5e-5, 1e-4, 2e-4, 5e-4)
     },
     "start": {

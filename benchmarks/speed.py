@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed_parts.epochs import NO_DROPOUT, compare_epochs, ratio
+from speed_parts.epochs import WITH_DROPOUT, compare_epochs, ratio
 from speed_parts.equal_steps import compare_equal_steps
 from speed_parts.floor import Matrices, add_floor, matrices_of, matrix_rate, spread_of
 from speed_parts.inference import compare_inference
@@ -211,7 +211,7 @@ def _headline(sets: dict[str, Any], device: str) -> dict[str, Any]:
     trunk = [trunk_reuse_ratio(r["learning"]) for r in sets.values() if "learning" in r]
     shares = {
         side: min((result[f"ptuning {side}"]["share_of_floor"] for result in epochs), default=None)
-        for side in ("bf16", "fp32", f"bf16{NO_DROPOUT}", f"fp32{NO_DROPOUT}")
+        for side in ("bf16", "fp32", f"bf16{WITH_DROPOUT}", f"fp32{WITH_DROPOUT}")
     }
     return {
         "precision_auto": auto,
@@ -220,8 +220,8 @@ def _headline(sets: dict[str, Any], device: str) -> dict[str, Any]:
         "trunk_reuse_ratio": min((value for value in trunk if value is not None), default=None),
         "share_of_floor": shares["bf16"],
         "share_of_floor_fp32": shares["fp32"],
-        "share_of_floor_no_dropout": shares[f"bf16{NO_DROPOUT}"],
-        "share_of_floor_fp32_no_dropout": shares[f"fp32{NO_DROPOUT}"],
+        "share_of_floor_with_dropout": shares[f"bf16{WITH_DROPOUT}"],
+        "share_of_floor_fp32_with_dropout": shares[f"fp32{WITH_DROPOUT}"],
     }
 
 

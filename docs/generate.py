@@ -24,7 +24,8 @@ for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from pydantic import BaseModel  # noqa: E402  (after the environment is set)
+from evidence_parts import filled_page  # noqa: E402  (after the environment is set)
+from pydantic import BaseModel  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
 DOCS = Path(__file__).resolve().parent
@@ -66,6 +67,7 @@ def pages() -> Iterator[tuple[str, str]]:
         ("errors.md", "Wrong inputs and what is said about them", errors()),
     ):
         yield name, "\n".join([f"# {title}", "", _NOTE, "", *body]).rstrip() + "\n"
+    yield "evidence.md", filled_page()
 
 
 def cli() -> list[str]:

@@ -21,7 +21,7 @@ from speed_parts.options import Options
 from speed_parts.rows import RealSet
 from speed_parts.workers import Job, Worker, start_all, stop_all, take_turns
 
-NO_DROPOUT = ", no backbone dropout"  # how the name of such a side ends
+WITH_DROPOUT = ", backbone dropout"  # how the name of such a side ends
 WARM_UP = 2  # steps of a side that nobody counts; a Trainer's have the largest batch
 
 
@@ -52,8 +52,8 @@ def compare_epochs(options: Options, real_set: RealSet) -> dict[str, Any]:
     """
     sides = {f"ptuning {precision}": our_side(options, real_set, precision) for precision in ("bf16", "fp32")}
     for precision in ("bf16", "fp32"):
-        without = our_side(options, real_set, precision, training__backbone_dropout="off")
-        sides[f"ptuning {precision}{NO_DROPOUT}"] = without
+        dropping = our_side(options, real_set, precision, training__backbone_dropout="checkpoint")
+        sides[f"ptuning {precision}{WITH_DROPOUT}"] = dropping
     for method, steps in {"peft": options.usual_steps, "full": options.full_steps}.items():
         sides[method] = usual_side(options, real_set, method, steps)
     if options.adapters_python:

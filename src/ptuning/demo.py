@@ -57,7 +57,6 @@ TASKS = (
             "training.epochs": 3,
             "training.batch_size": 8,
             "training.learning_rate": 2e-2,
-            "training.backbone_dropout": "off",  # saves time
         },
     ),
 )

@@ -269,11 +269,23 @@ def test_backbone_dropout_as_a_number_spares_attention_weights(assemble: Callabl
     assert {name.rpartition("attention.")[2] for name, p in dropouts.items() if p == 0.1} == {"self.dropout"}
 
 
-def test_backbone_dropout_of_the_checkpoint_is_the_default(assemble: Callable[..., Any]) -> None:
-    model, _ = assemble()
+@pytest.mark.parametrize(
+    ("settings", "is_on"),
+    [
+        ({}, False),
+        ({"method": "prefix-tuning"}, False),
+        ({"method": "bitfit"}, True),
+        ({"method": "fine-tuning"}, True),
+        ({"training.backbone_dropout": "checkpoint"}, True),
+    ],
+)
+def test_backbone_dropout_is_off_by_default_where_prompts_at_every_layer_are_trained(
+    settings: dict[str, Any], is_on: bool, assemble: Callable[..., Any]
+) -> None:
+    model, _ = assemble(**settings)
     model.train()
     dropouts = [m for m in model.backbone.modules() if isinstance(m, torch.nn.Dropout)]
-    assert {module.p for module in dropouts} == {0.1} and all(module.training for module in dropouts)
+    assert {module.p for module in dropouts} == {0.1} and {module.training for module in dropouts} == {is_on}
 
 
 def test_gradient_checkpointing_is_refused_where_transformers_has_none(

@@ -32,6 +32,7 @@ class Method:
             prompts.
         init: what its prompts start from by default.
         learning_rate: of what it trains, by default; None where no steps are made.
+        backbone_dropout: whether the backbone drops out in training, by default.
         has_deep_prompts: whether it has prompts at every layer, which banks, populations and mixed batches need.
         has_input_prompts: whether it has virtual tokens among the embeddings, which occupy positions.
         needs_pattern: whether its input is a pattern with a mask, such as `{text} It was {mask}.`
@@ -46,6 +47,7 @@ class Method:
     reparameterizations: tuple[Reparameterization, ...] = ()
     init: str = "normal"
     learning_rate: float | None = None
+    backbone_dropout: Literal["checkpoint", "off"] = "checkpoint"
     has_deep_prompts: bool = False
     has_input_prompts: bool = False
     needs_pattern: bool = False
@@ -71,6 +73,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 heads=_ANY_HEAD,
                 reparameterizations=("none", "mlp"),
                 learning_rate=1e-2,
+                backbone_dropout="off",
                 has_deep_prompts=True,
             ),
             Method(
@@ -81,6 +84,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 heads=_ANY_HEAD,
                 reparameterizations=("mlp",),
                 learning_rate=2e-3,
+                backbone_dropout="off",
                 has_deep_prompts=True,
             ),
             Method(
@@ -167,6 +171,12 @@ STARTS = (*DEEP_STARTS, *_OF_INPUT_PROMPTS)
 """What `prompts.init` may be at all besides a path."""
 
 
+def backbone_dropout(config: RunConfig) -> Literal["checkpoint", "off"] | float:
+    """Returns the dropout inside the backbone in training: what the config says, or what is usual for its method."""
+    own = config.training.backbone_dropout
+    return METHODS[config.method].backbone_dropout if own is None else own
+
+
 def with_method_defaults(config: RunConfig) -> RunConfig:
     """Fills in what was left to the method, and makes sure that settings fit it.
 
@@ -219,7 +229,7 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
             "init": prompts.init or ("normal" if made != "none" else method.init),
         },
         "head": {"kind": head},
-        "training": {"learning_rate": rate},
+        "training": {"learning_rate": rate, "backbone_dropout": backbone_dropout(config)},
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     return config.model_copy(update=groups)

@@ -224,10 +224,11 @@ class TrainingConfig(Settings):
         "auto",
         description="run a batch as one row without padding; auto: on a GPU where attention is flex_attention",
     )
-    backbone_dropout: Literal["checkpoint", "off"] | Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(
-        "checkpoint",
+    backbone_dropout: Literal["checkpoint", "off"] | Annotated[Float, Field(ge=0.0, lt=1.0)] | None = Field(
+        None,
         description="checkpoint (what the backbone was trained with), off (none at all), or a probability (of "
-        "all but the attention weights, which keep the checkpoint's)",
+        "all but the attention weights, which keep the checkpoint's). Default by method: off where prompts at every "
+        "layer are trained, checkpoint for the others",
     )
     trunk_reuse: Literal["auto", "on", "off"] = Field(
         "auto",

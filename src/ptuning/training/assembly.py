@@ -17,7 +17,7 @@ from ptuning.backbones.pieces import PieceTokens
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.checkpoint import load_tensors_into, read_prompt
 from ptuning.config import METHODS, PromptsConfig, RunConfig
-from ptuning.config.methods import DEEP_STARTS
+from ptuning.config.methods import DEEP_STARTS, backbone_dropout
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
 from ptuning.heads import draw_pooler, make_head
@@ -122,7 +122,7 @@ def assemble_model(
         backbone,
         bank,
         heads,
-        backbone_dropout=config.training.backbone_dropout,
+        backbone_dropout=backbone_dropout(config),
         packing=is_packed,
         compiled=config.training.compile,
         adaptation=adaptation,
@@ -173,10 +173,10 @@ def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
         require_packing(backbone.family, trunk_config)
     names = ("attention_probs_dropout_prob", "attention_dropout")
     dropout = max(float(getattr(trunk_config, name, None) or 0.0) for name in names)
-    if is_flex and dropout and config.training.backbone_dropout != "off":
+    if is_flex and dropout and backbone_dropout(config) != "off":
         raise ConfigError(
             f"training.attention is flex_attention, which cannot drop attention weights, but the checkpoint drops them "
-            f"with probability {dropout} (training.backbone_dropout is {config.training.backbone_dropout}). "
+            f"with probability {dropout} (training.backbone_dropout is {backbone_dropout(config)}). "
             "Set training.backbone_dropout to off, or training.attention to sdpa."
         )
     return is_asked or (is_flex and config.training.packing == "auto" and not has_pieces)

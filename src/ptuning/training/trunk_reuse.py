@@ -24,6 +24,7 @@ import torch
 from ptuning.backbones.families import find_trunk
 from ptuning.backbones.late_start import can_start_late
 from ptuning.config import RunConfig
+from ptuning.config.methods import backbone_dropout
 from ptuning.data.batching import Example, collate, evaluation_batches
 from ptuning.errors import ConfigError
 from ptuning.inference import padding_ids
@@ -176,7 +177,7 @@ def _obstacle(model: PromptedModel, config: RunConfig, *, is_asked: bool) -> str
         return None
     if (config.training.epochs or 0) < 2 and len(model.bank) == 1:
         return "there is one epoch only"
-    dropout = config.training.backbone_dropout
+    dropout = backbone_dropout(config)
     if isinstance(dropout, float | int) and dropout > 0.0:
         return "training.backbone_dropout asks for dropout in the layers below"
     return None
