@@ -258,6 +258,7 @@ def test_a_probability_sets_all_dropout_but_that_of_attention_weights(
         "distilbert": {"dropout": 0.4, "attention_dropout": 0.3},
         "modernbert": {"embedding_dropout": 0.4, "mlp_dropout": 0.4, "attention_dropout": 0.3},
         "eurobert": {"attention_dropout": 0.3},
+        "glm2021": {**DROPOUT, "embedding_dropout": 0.4},
         **{name: {"attention_dropout": 0.3} for name, family in FAMILIES.items() if family.is_decoder},
         **dict.fromkeys(("t5", "mt5", "umt5"), {"dropout_rate": 0.4}),
         "t5gemma": {"dropout_rate": 0.4, "attention_dropout": 0.3},
