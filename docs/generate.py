@@ -245,6 +245,9 @@ What `method` takes. This is the paper's Table 1 for what is here: what each met
 head reads the result. All but fine-tuning leave the backbone as it is. A linear head is trained too; a verbalizer has
 nothing to train. With the same settings and seed they see the same examples in the same order, under the same metric
 and a head that starts with the same numbers. `ptuning compare` runs them side by side: [compare.md](compare.md).
+
+A verbalizer asks for label words at a mask ([concepts.md](concepts.md#patterns-and-label-words)); on a GLM (2021) it
+asks what fills a blank: label words, choices or entities ([glm.md](glm.md)).
 """
 
 

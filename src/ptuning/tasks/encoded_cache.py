@@ -128,7 +128,8 @@ def _code() -> str:
             found.append("")
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
-    for path in sorted(path for room in ("data", "tasks") for path in (package / room).glob("*.py")):
+    rooms = [path for room in ("data", "tasks") for path in (package / room).glob("*.py")]
+    for path in sorted([*rooms, package / "backbones" / "pieces.py"]):
         digest.update(path.name.encode() + path.read_bytes())
     return f"{found} {digest.hexdigest()}"
 
