@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "ptuning"
 # From the ground up: a room imports from rows above its own, and from those beside it only what is named here.
 ROWS = (
     ("errors", "version", "allocation"),
-    ("config", "devices", "storage", "model_card"),
+    ("config", "devices", "storage", "model_card", "launch"),
     ("prompts", "backbones", "heads", "data", "metrics", "reports"),
     ("tasks", "checkpoint", "lower_states"),
     ("attachment", "methods"),
@@ -22,6 +22,7 @@ ROWS = (
     ("evaluation", "inspection", "multitask"),
     ("demo", "submission", "diagnostics", "compare"),
     ("cli",),
+    ("__main__",),
 )
 BESIDE = {("metrics", "data"), ("training", "linear_probe")}
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}

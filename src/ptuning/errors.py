@@ -8,6 +8,7 @@
     ├── CheckpointError         a saved prompt or run is missing, damaged, or from a newer version
     │   └── BackboneMismatchError   a saved prompt was trained on another backbone
     ├── TrainingError           training cannot go on: non-finite loss, out of memory, nothing to train on
+    │   └── LostProcessError        another process of the same run has ended
     └── MissingDependencyError  an optional package is not installed
 
 Every message says what was given, what was expected, and what to do. Errors that a caller would catch as a built-in
@@ -47,6 +48,10 @@ class BackboneMismatchError(CheckpointError):
 
 class TrainingError(PtuningError, RuntimeError):
     """Training cannot go on."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of the same run has ended before its time; what is in `checkpoints/last` goes on."""
 
 
 class MissingDependencyError(PtuningError, ImportError):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptuning.backbones.sharding import is_sharded
 from ptuning.data.batching import Example, collate, evaluation_batches
 from ptuning.model import PromptedModel
 
@@ -41,14 +42,56 @@ def run_examples(
         For each example, on the CPU in float32 and without padding: (num_outputs,) for sequences, (seq_len,
         num_outputs) for tokens and spans, (num_choices,) for choices.
     """
+    found = run_batches(
+        model,
+        examples,
+        batches_of_examples(examples, batch_tokens),
+        tokenizer,
+        entries=entries,
+        heads=heads,
+        advance=advance,
+    )
+    return [found[index] for index in range(len(examples))]
+
+
+def batches_of_examples(examples: Sequence[Example], batch_tokens: int = TOKENS_AT_ONCE) -> list[list[int]]:
+    """Returns the indexes of the examples in each of the batches that `run_examples` makes."""
     sizes = [len(example.sequences) for example in examples]
-    batches = evaluation_batches([e.length for e in examples], batch_tokens=batch_tokens, num_sequences=sizes)
-    results: list[Tensor | None] = [None] * len(examples)
+    return evaluation_batches([e.length for e in examples], batch_tokens=batch_tokens, num_sequences=sizes)
+
+
+def run_batches(
+    model: PromptedModel,
+    examples: Sequence[Example],
+    batches: Sequence[Sequence[int]],
+    tokenizer: Any,
+    *,
+    entries: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    advance: Callable[[int], object] = lambda done: None,
+) -> dict[int, Tensor]:
+    """Runs some batches of examples as `run_examples` runs all of them.
+
+    Args:
+        model: of `run_examples`.
+        examples: of `run_examples`.
+        batches: indexes of examples.
+        tokenizer: of `run_examples`.
+        entries: of `run_examples`.
+        heads: of `run_examples`.
+        advance: of `run_examples`.
+
+    Returns:
+        The logits of the examples in these batches, by their indexes.
+    """
+    sizes = [len(example.sequences) for example in examples]
+    results: dict[int, Tensor] = {}
     device = next(model.backbone.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # a sharded backbone keeps what it gathers, and inference tensors cannot be used in training
+        with torch.no_grad() if is_sharded(model.backbone) else torch.inference_mode():
             for indices in batches:
                 # Labels of several kinds do not mix, and none are needed.
                 members = [replace(examples[index], label=None) for index in indices]
@@ -73,7 +116,7 @@ def run_examples(
                 advance(len(indices))
     finally:
         model.train(was_training)
-    return [result for result in results if result is not None]
+    return results
 
 
 def padding_ids(tokenizer: Any) -> tuple[int, int]:

@@ -107,6 +107,7 @@ def fingerprint(trunk: nn.Module) -> str:
     It is the same whatever the weights are stored in: the rounding makes float32 and bfloat16 agree, and what is stored
     in fewer bits kept these entries from before. Nothing but them is copied. The pooler is left out, since it may be
     drawn at random.
+    The weights of a sharded trunk are gathered one after another, so all processes have to call this.
 
     Returns:
         A sha256 hex digest.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptuning.backbones.sharding import is_sharded
+
 MOST_BYTES = 1 << 30
 """What both forms may take together; larger backbones go without."""
 
@@ -26,6 +28,8 @@ def can_pack_weights(trunk: nn.Module) -> bool:
     if not linears or not has_onednn or platform.machine() not in ("x86_64", "AMD64"):
         return False
     if any(linear.weight.device.type != "cpu" or linear.weight.dtype not in _DTYPES for linear in linears):
+        return False
+    if is_sharded(trunk):  # whole weights would be kept here
         return False
     is_bf16 = any(linear.weight.dtype == torch.bfloat16 for linear in linears)
     if is_bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -15,7 +15,8 @@ def sample_weight(weight: Tensor) -> bytes:
     Args:
         weight: of any shape, on any device; only what is picked is copied.
     """
-    flat = weight.detach().reshape(-1)
+    whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # sharded: all processes take part
+    flat = whole.detach().reshape(-1)
     last, count = flat.numel() - 1, min(_ENTRIES, flat.numel())
     # In whole numbers: the same entries on every device.
     places = [last * place // max(count - 1, 1) for place in range(count)]
