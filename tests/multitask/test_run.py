@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from ptuning.backbones.loading import Backbone
@@ -499,8 +498,9 @@ def test_advice_names_the_command_that_trains_all(
     config = load_multitask_config(output / "config.yaml", {"output": str(output)})
     with pytest.raises(ConfigError, match="shared was started with other settings: steps 10 .*`ptuning multitask --r"):
         train_multitask(config, resume=True)
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(ConfigError, match="Start it with `ptuning multitask`, without a launcher."):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="^`ptuning multitask` was started as 2 processes, .* without a launcher."):
         train_multitask(tiny_multitask(tmp_path / "new"))
 
 

@@ -18,6 +18,7 @@ from ptuning.multitask.settings import load_multitask_config
 from ptuning.tasks.classification import Classification
 from ptuning.training import execution, rate_probe
 from ptuning.training.population import train_population
+from ptuning.training.processes import Processes
 from ptuning.training.rate_probe import choose_rate, find_learning_rate
 from ptuning.training.reporting import Silent
 from ptuning.training.run import batches_of, prepare_task, resolve_config, train
@@ -134,8 +135,8 @@ def test_nothing_but_the_rate_stays_of_it(tiny_run: TinyRun, backbone: Backbone,
 
     def find() -> float:
         batches = batches_of(config, prepared)
-        accelerator = Accelerator(cpu=True)
-        return find_learning_rate(config, prepared.kind, prepared.train, batches, backbone, accelerator, Silent())
+        processes = Processes(Accelerator(cpu=True))
+        return find_learning_rate(config, prepared.kind, prepared.train, batches, backbone, processes, Silent())
 
     before = [tensor.clone() for tensor in backbone.model.state_dict().values()]
     state, modes = torch.get_rng_state(), [module.training for module in backbone.model.modules()]

@@ -10,6 +10,8 @@ Source: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 
@@ -30,11 +32,16 @@ def shard_backbone(backbone: Backbone, device: torch.device) -> None:
 
     _ = backbone.description, backbone.identity  # read from whole weights, and remembered
     trunk, family = find_trunk(backbone.model)
+    embeddings: Any = trunk.get_input_embeddings()  # type: ignore[operator]
+    # What T5 has around its encoder holds the embeddings once more, and would keep them whole.
+    around = [] if trunk is backbone.model else list(backbone.model.named_children())
+    tied = [name for name, child in around if getattr(child, "weight", None) is embeddings.weight]
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for layer, _ in layers_with_attention(trunk, family):
         fully_shard(layer, mesh=mesh)
     fully_shard(trunk, mesh=mesh)
-    backbone.model = trunk  # what T5 has around it holds its embeddings once more, whole
+    for name in tied:
+        setattr(backbone.model, name, embeddings)
     if backbone.pooler is not None:
         backbone.pooler.to(device)
 

@@ -14,11 +14,13 @@ def main() -> None:
     """Runs the command line and exits."""
     from ptuning.cli.app import app
     from ptuning.errors import ConfigError, PtuningError
+    from ptuning.launch import num_processes, process_index
 
     try:
         app(prog_name="ptuning")
     except PtuningError as error:
-        print(f"error: {error}", file=sys.stderr)
+        where = f" in process {process_index()} of {num_processes()}" if num_processes() > 1 else ""
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ptuning.cli import backbones, compare, demo, diagnose, evaluate, info, multitask, predict, tasks, train
+from ptuning.launch import require_one
 from ptuning.version import __version__
 
 app = typer.Typer(
@@ -27,11 +28,14 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Takes the options that stand before a command."""
+    if context.invoked_subcommand != "train":
+        require_one(context.invoked_subcommand)
 
 
 for _name, _module in (

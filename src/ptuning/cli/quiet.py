@@ -6,9 +6,14 @@ import logging
 import os
 import sys
 
+from ptuning.launch import process_index
+
 
 def quiet_libraries() -> None:
-    """Turns off the progress bars and notes of transformers, datasets and the hub; our own warnings go to stderr."""
+    """Turns off the progress bars and notes of transformers, datasets and the hub; our own warnings go to stderr.
+
+    Of several processes, all of which have the same to warn of, one does.
+    """
     import huggingface_hub
     from transformers.utils import logging as transformers_logging
 
@@ -17,7 +22,7 @@ def quiet_libraries() -> None:
     _quiet_datasets()
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels for inference that are not used here
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr) if process_index() == 0 else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     own = logging.getLogger("ptuning")
     own.handlers = [handler]

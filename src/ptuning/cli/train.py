@@ -10,6 +10,7 @@ import typer
 from ptuning.allocation import imports_for_good
 from ptuning.config import METHODS, RunConfig, load_config, parse_settings
 from ptuning.errors import ConfigError
+from ptuning.launch import process_index
 
 EXAMPLES = """Examples:
 
@@ -22,6 +23,8 @@ EXAMPLES = """Examples:
     ptuning train --task helpdesk/tickets --set method=lora --output runs/tickets-lora
 
     ptuning train --resume --output runs/tickets
+
+    torchrun --nproc_per_node 2 -m ptuning train --task helpdesk/tickets --output runs/tickets
 """
 
 
@@ -52,11 +55,15 @@ def command(
 
     with imports_for_good():
         from ptuning.cli.quiet import quiet_libraries
+        from ptuning.training.processes import end_processes
         from ptuning.training.reporting import Silent, Terminal
         from ptuning.training.run import train
 
     quiet_libraries()
     result = train(settings, resume=resume, overwrite=overwrite, report=Silent() if quiet else Terminal())
+    end_processes()
+    if process_index() != 0:
+        return
 
     from ptuning.cli.tables import shown_metrics, shown_share
 

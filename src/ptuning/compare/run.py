@@ -26,6 +26,7 @@ from ptuning.compare.reporting import Silent
 from ptuning.compare.settings import CompareConfig
 from ptuning.compare.worker import RESULT_NAME, drop_heavy_files, write_cell
 from ptuning.errors import CheckpointError, ConfigError
+from ptuning.launch import require_one
 from ptuning.reports.comparison import write_report
 from ptuning.reports.outcomes import RESULTS_NAME, Comparison, Outcome, Result, read_results, write_results
 from ptuning.storage import replace_file
@@ -50,6 +51,7 @@ def compare_methods(config: CompareConfig, *, watcher: Watcher | None = None, ta
         DataError: data are in a directory that is not there.
         CheckpointError: with `tables_only`, nothing is finished; or `results.json` is damaged.
     """
+    require_one("compare")
     directory, watcher = config.directory, watcher or Silent()
     searched = tries(config)  # before anything is written: keys need the data
     if not searched:

@@ -256,7 +256,15 @@ class TrainingConfig(Settings):
         None, description="the validation metric that picks the best epoch; default by task kind"
     )
     seed: Int = Field(11, ge=0, lt=2**32, description="of everything random")
-    device: str | None = Field(None, description="cpu, cuda, mps; default: the best there is")
+    device: str | None = Field(
+        None,
+        description="cpu, cuda, mps; default: the best there is. Several processes take cpu, or cuda with a GPU each",
+    )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="none: every process has the whole backbone; full: its weights are divided among the processes of "
+        "the run, and gathered a layer at a time, for backbones that do not fit into one GPU; docs/distributed.md",
+    )
 
 
 class RunConfig(Settings):

@@ -22,6 +22,7 @@ from ptuning.checkpoint import find_prompt
 from ptuning.config import PromptsConfig, RunConfig
 from ptuning.config.methods import STARTS
 from ptuning.errors import ConfigError, DataError
+from ptuning.launch import require_one
 from ptuning.multitask.directory import check_kept, check_output, follow_move, start_output
 from ptuning.multitask.results import RESULTS_NAME, MultitaskResult, Stage, StageResult
 from ptuning.multitask.settings import MultitaskConfig, load_multitask_config
@@ -30,7 +31,6 @@ from ptuning.storage import replace_file
 from ptuning.tasks import get_task
 from ptuning.training.assembly import assemble_model
 from ptuning.training.directory import CHECKPOINT_NAME, CONFIG_NAME, PROMPT_NAME, check_settings, claimed
-from ptuning.training.execution import one_process
 from ptuning.training.reporting import Reporter, Silent
 from ptuning.training.run import (
     PreparedTask,
@@ -74,7 +74,7 @@ def train_multitask(
     output = _output_directory(config)
     check_output(output, resume=resume, overwrite=overwrite)
     _check_data_are_given(config)
-    one_process("multitask")
+    require_one("multitask")
     config = _with_absolute_paths(config)
     if overwrite:
         check_kept(_read_by(config), output)

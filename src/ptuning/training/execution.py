@@ -8,21 +8,22 @@
 and what the course keeps of the best epoch so far. A training that was killed at any moment and is taken up again ends
 with the same weights as one that was not: what an evaluation leaves is written before the checkpoint that counts it,
 and written again, equal, if the process dies in between.
+
+Of several processes (`processes.py`) all do what is here; process 0 alone writes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-from accelerate import Accelerator
 
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
 from ptuning.data.batching import Example
-from ptuning.errors import ConfigError, TrainingError
+from ptuning.errors import ConfigError, LostProcessError, TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts.norms import entry_norms
 from ptuning.training.assembly import assemble_model
@@ -39,10 +40,14 @@ from ptuning.training.directory import (
 )
 from ptuning.training.guard import is_out_of_memory, out_of_memory_error
 from ptuning.training.loop import Candidate, Hooks, Part, fit, make_optimizer
+from ptuning.training.processes import Processes, start_processes
 from ptuning.training.reporting import EpochReport, Reporter
-from ptuning.training.seed import seed_everything
+from ptuning.training.seed import random_state, seed_everything, seed_process
 from ptuning.training.state import Progress, Standing, load_state, reused_trunk, save_state
 from ptuning.training.trunk_reuse import TrunkPlan, forget_trunk, plan_trunk, reuse_trunk
+
+MAY_DIFFER = ("output", "training.sharding")
+"""Settings that change no result."""
 
 
 @dataclass(frozen=True)
@@ -76,32 +81,21 @@ class Course:
     evaluate: Callable[[PromptedModel, int], dict[str, float]]
     save: Callable[[PromptedModel, int, Mapping[str, float]], None]
     command: str | None = "train"
-    may_differ: Collection[str] = ("output",)
+    may_differ: Collection[str] = MAY_DIFFER
     finish: Callable[[Progress], None] = lambda progress: None
     survivors: Mapping[int, int] | None = None
     candidates_at_once: int | None = None
 
 
-def one_process(command: str | None = "train") -> Accelerator:
-    """Returns what runs the backward.
-
-    Args:
-        command: that is to be one process; None where that is a call of the library.
-
-    Raises:
-        ConfigError: this is one of several processes.
-    """
-    accelerator = Accelerator(mixed_precision="no")  # the precision is that of the backbone's weights
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"the run was started as {accelerator.num_processes} processes, and one process is what it takes. "
-            f"Start it {'' if command is None else f'with `ptuning {command}`, '}without a launcher."
-        )
-    return accelerator
-
-
 def execute(
-    directory: Path, course: Course, backbone: Backbone, *, resume: bool, overwrite: bool, report: Reporter
+    directory: Path,
+    course: Course,
+    backbone: Backbone,
+    *,
+    resume: bool,
+    overwrite: bool,
+    report: Reporter,
+    processes: Processes | None = None,
 ) -> Progress:
     """Trains to the end of a course.
 
@@ -112,6 +106,7 @@ def execute(
         resume: go on with what is in the directory.
         overwrite: delete a run that is there.
         report: who is told how it goes.
+        processes: of the run; without them this is the only one.
 
     Returns:
         Where it stands at the end.
@@ -119,45 +114,60 @@ def execute(
     Raises:
         ConfigError: settings that contradict each other or the backbone; or the directory is taken.
         CheckpointError: there is nothing to resume, or it is damaged or of other settings.
-        TrainingError: the loss is not finite, or memory ran out.
+        TrainingError: the loss is not finite, memory ran out, or another process of the run has ended.
     """
-    configs, accelerator = [candidate.config for candidate in course.candidates], one_process(course.command)
+    processes = processes or start_processes()
+    configs = [candidate.config for candidate in course.candidates]
     config = configs[0]
-    with claimed(directory):
-        check_start(directory, resume=resume, overwrite=overwrite)  # nobody else writes from here on
-        if resume:
-            check_settings(
-                directory,
-                course.settings,
-                course.load_settings,
-                may_differ=course.may_differ,
-                command=course.command,
-            )
+    with ExitStack() as held:
+        with processes.main_first():
+            if processes.is_main:
+                held.enter_context(claimed(directory))
+                check_start(directory, resume=resume, overwrite=overwrite)  # nobody else writes from here on
+            if processes.is_main and resume:
+                check_settings(
+                    directory,
+                    course.settings,
+                    course.load_settings,
+                    may_differ=course.may_differ,
+                    command=course.command,
+                )
         seed_everything(config.training.seed)  # here, so that a backbone that comes loaded makes no difference
         model: PromptedModel | None = None
         trunk: TrunkPlan | None = None
         try:
-            is_going_on = resume and (directory / CHECKPOINT_NAME).exists()
+            is_going_on = processes.from_main(resume and (directory / CHECKPOINT_NAME).exists())
             start, *others = [_with_any_start(own) if is_going_on else own for own in configs]
             kind, *other_kinds = [part.kind for part in course.parts]
             examples = [example for part in course.parts for example in part.examples]
             model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds, other_configs=others)
             seen = [*examples, *course.held_out]
             origin = {"data": course.digest, "backbone": backbone.identity.weights}
-            before = reused_trunk(directory / CHECKPOINT_NAME) if is_going_on else None
-            trunk = plan_trunk(directory, model, seen, config, origin=origin, before=before, report=report)
-            if not resume:  # nothing is left that could be refused: an old run goes only now
+            processes.require_same(origin)
+            before = processes.from_main(reused_trunk(directory / CHECKPOINT_NAME) if is_going_on else None)
+            with processes.main_first():
+                trunk = plan_trunk(directory, model, seen, config, origin=origin, before=before, report=report)
+            if not all(processes.gather(trunk is not None)):
+                trunk = None
+            if not resume and processes.is_main:  # nothing is left that could be refused: an old run goes only now
                 start_directory(directory, course.settings)
-            progress = _run(directory, course, backbone, model, origin, trunk, accelerator, report)
-            course.finish(progress)
+            progress = _run(directory, course, backbone, model, origin, trunk, processes, report)
+            if processes.is_main:
+                course.finish(progress)
+            processes.wait()  # until all is written
             return progress
+        except LostProcessError:
+            raise  # nothing is wrong with what is kept
         except TrainingError:
-            if trunk is not None:
+            if trunk is not None and processes.is_main:
                 forget_trunk(directory)  # the run has to start again
             raise
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory_error(config, error) from error
+            lost = processes.lost(error)
+            if lost is not None:
+                raise lost from error
             raise
         finally:
             if model is not None:
@@ -177,19 +187,28 @@ def _run(
     model: PromptedModel,
     origin: Mapping[str, str],
     trunk: TrunkPlan | None,
-    accelerator: Accelerator,
+    processes: Processes,
     report: Reporter,
 ) -> Progress:
+    config = course.candidates[0].config
     optimizer = make_optimizer(model, [candidate.config for candidate in course.candidates])
     averages = Averages(model, [candidate.config for candidate in course.candidates])
     parameters = trained_parameters(model)
     checkpoint = directory / CHECKPOINT_NAME
-    progress = load_state(checkpoint, parameters, optimizer, origin, averages.tensors())
-    progress = progress or Progress(standings=[Standing() for _ in course.candidates])
-    cut_metrics(directory, progress.metric_lines)
+    seed_process(config.training.seed, processes.index)
+    with processes.main_first():  # which puts right what a killed process has left
+        kept = load_state(checkpoint, parameters, optimizer, origin, averages.tensors(), processes.index)
+    _require_shared(directory, processes.gather(None if kept is None else kept.step))
+    processes.copy_main(list(parameters.values()))
+    progress = kept or Progress(standings=[Standing() for _ in course.candidates])
+    if processes.is_main:
+        cut_metrics(directory, progress.metric_lines)
     if trunk is not None and not progress.finished:
-        config = course.candidates[0].config
-        progress.reuses_trunk = reuse_trunk(directory, model, backbone.tokenizer, trunk, config, report=report)
+        with processes.main_first():
+            is_reused = reuse_trunk(directory, model, backbone.tokenizer, trunk, config, report=report)
+        progress.reuses_trunk = all(processes.gather(is_reused))
+        if not progress.reuses_trunk:
+            model.lower_states = None
 
     def record(evaluation: EpochReport) -> None:
         norms = entry_norms(model.bank, evaluation.candidate or 0)
@@ -208,10 +227,15 @@ def _run(
         if evaluation.is_best:
             course.save(model, evaluation.candidate or 0, evaluation.metrics)
 
+    def keep(state: Progress) -> None:
+        randoms = processes.gather(random_state())
+        if processes.is_main:
+            save_state(checkpoint, state, parameters, optimizer, origin, averages.tensors(), randoms)
+
     hooks = Hooks(
-        evaluate=lambda candidate: course.evaluate(model, candidate),
-        record=record,
-        checkpoint=lambda state: save_state(checkpoint, state, parameters, optimizer, origin, averages.tensors()),
+        evaluate=lambda candidate: processes.from_main(course.evaluate(model, candidate)),
+        record=record if processes.is_main else lambda evaluation: None,
+        checkpoint=keep,
     )
     try:
         fit(
@@ -220,7 +244,7 @@ def _run(
             course.candidates,
             backbone.tokenizer,
             metric=course.metric,
-            accelerator=accelerator,
+            accelerator=processes.accelerator,
             optimizer=optimizer,
             progress=progress,
             hooks=hooks,
@@ -228,9 +252,23 @@ def _run(
             averages=averages,
             survivors=course.survivors,
             candidates_at_once=course.candidates_at_once,
+            processes=processes,
         )
     finally:
         report.stop()
-    if trunk is not None:
+    if trunk is not None and processes.is_main:
         forget_trunk(directory)
     return progress
+
+
+def _require_shared(directory: Path, steps: Sequence[int | None]) -> None:
+    """Makes sure that all processes see the same checkpoint.
+
+    Raises:
+        ConfigError: some see another one than process 0, or none.
+    """
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"the processes find {directory / CHECKPOINT_NAME} at steps {list(steps)} (None: not there), expected one "
+            "checkpoint for all. Put --output on a disk that all machines of the run share."
+        )

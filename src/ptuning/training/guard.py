@@ -80,6 +80,15 @@ def example_out_of_memory_error(config: RunConfig, positions: int, error: BaseEx
     )
 
 
+def sharded_out_of_memory_error(config: RunConfig, positions: int, error: BaseException) -> TrainingError:
+    """The error for memory that ran out in a step on a sharded backbone, whose processes have to cut batches alike."""
+    return TrainingError(
+        f"a step on a sharded backbone did not fit into memory ({positions} positions at once): {error}. With "
+        "training.sharding full, batches are not cut by themselves. "
+        f"{_advice(config, [f'set training.micro_batch_tokens to {max(positions // 2, 1)}'])}"
+    )
+
+
 def _advice(config: RunConfig, ways: list[str]) -> str:
     if config.training.precision != "bf16":
         ways = [*ways, "set training.precision to bf16"]

@@ -30,6 +30,7 @@ from ptuning.tasks import TaskKind
 from ptuning.training.averaging import Averages
 from ptuning.training.guard import divergence
 from ptuning.training.micro_batches import Chosen, MicroBatches
+from ptuning.training.processes import Processes
 from ptuning.training.reporting import EpochReport, Reporter
 from ptuning.training.schedule import schedule_factor
 from ptuning.training.state import Progress
@@ -144,6 +145,7 @@ def fit(
     averages: Averages | None = None,
     survivors: Mapping[int, int] | None = None,
     candidates_at_once: int | None = None,
+    processes: Processes | None = None,
 ) -> None:
     """Trains a model from where `progress` stands to the end.
 
@@ -161,6 +163,7 @@ def fit(
         averages: of what is trained, where some candidate has them; as they stand, and updated in place.
         survivors: after an epoch (from 1), how many of the candidates go on at most; the others are dropped.
         candidates_at_once: how many share a forward; all by default.
+        processes: of the run, which share every batch; without them this one has all of it.
 
     Raises:
         TrainingError: all candidates have diverged, which are dropped when a loss, a gradient or an output in
@@ -174,7 +177,13 @@ def fit(
     averages = averages or Averages(model, [candidate.config for candidate in candidates])
     kinds, padding = [part.kind for part in parts], padding_ids(tokenizer)
     micro_batches = MicroBatches(
-        model, kinds, padding=padding, accelerator=accelerator, config=candidates[0].config, report=report
+        model,
+        kinds,
+        padding=padding,
+        accelerator=accelerator,
+        processes=processes,
+        config=candidates[0].config,
+        report=report,
     )
     started = time.monotonic() - progress.seconds
     report.start(total_steps, progress.step)

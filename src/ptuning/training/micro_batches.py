@@ -3,6 +3,10 @@
 The batch is what a loss is the mean over and what a step is made of; how much of it goes through the model at once
 is another matter. A batch that is cut has the gradient of the whole one, up to the order in which products are
 summed: the mean loss of each piece is weighted by its share of the terms. Only dropout draws other numbers.
+
+Several processes share a batch in the same way, and add up their gradients when all batches of a step are through. That
+sum is of prompts and head, a few megabytes, so little would be won by overlapping it with the backward as torch's
+DistributedDataParallel does, which takes the mean over processes as if they had equal parts and all of them a part.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
+from ptuning.backbones.sharding import is_sharded
 from ptuning.config import RunConfig
 from ptuning.data.batching import Batch, Example, collate, evaluation_batches, join_batches
 from ptuning.inference import TOKENS_AT_ONCE
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.tasks import TaskKind
-from ptuning.training.guard import example_out_of_memory_error, is_out_of_memory
+from ptuning.training.guard import example_out_of_memory_error, is_out_of_memory, sharded_out_of_memory_error
+from ptuning.training.processes import Processes
 from ptuning.training.reporting import Reporter
 
 Chosen = Mapping[int, tuple[int, list[Example]]]
@@ -42,6 +48,7 @@ class MicroBatches:
         kinds: of the parts.
         padding: token id and token type at padded positions.
         accelerator: runs the backward.
+        processes: of the run, which share every batch; without them this one has all of it.
         config: of the training; `training.micro_batch_tokens` is the size to begin with.
         report: told which size fits.
     """
@@ -53,14 +60,19 @@ class MicroBatches:
         *,
         padding: tuple[int, int],
         accelerator: Accelerator,
+        processes: Processes | None = None,
         config: RunConfig,
         report: Reporter,
     ) -> None:
         self._model, self._kinds, self._padding, self._accelerator = model, list(kinds), padding, accelerator
-        self._device = next(iter(trained_parameters(model).values())).device
+        self._processes = processes or Processes(accelerator)
+        self._is_sharded = is_sharded(model.backbone)
+        self._parameters = list(trained_parameters(model).values())
+        self._device = self._parameters[0].device
         self._config, self._report = config, report
         self._limit = config.training.micro_batch_tokens  # positions a piece
         self._running: tuple[int, int] = 0, 0  # of the piece that is run: positions, and examples
+        self._reached: dict[frozenset[tuple[int, int]], list[bool]] = {}  # by the heads in use: which have gradients
 
     def backward(self, batches: Sequence[Chosen], accumulation: int) -> list[tuple[int, Tensor]]:
         """Gives the trained parameters, which have no gradients so far, those of a step.
@@ -83,6 +95,8 @@ class MicroBatches:
                 if not is_out_of_memory(error):
                     raise
                 positions, num_examples = self._running
+                if self._is_sharded:  # the others wait for this one inside the model: none can begin again
+                    raise sharded_out_of_memory_error(self._config, positions, error) from error
                 if num_examples == 1:
                     raise example_out_of_memory_error(self._config, positions, error) from error
                 too_large, self._limit = positions, positions // 2
@@ -93,7 +107,7 @@ class MicroBatches:
                         f"model in pieces of at most {self._limit}, with the gradients of whole ones. Set "
                         f"training.micro_batch_tokens to {self._limit} to start with that."
                     )
-                return losses
+                return losses if self._processes.count == 1 else self._summed(batches, losses)
             # The error is gone here, and with it what the failed piece had computed.
             self._model.zero_grad(set_to_none=True)  # some of this step's gradients may be half there
             clear_device_cache(garbage_collection=True)
@@ -101,10 +115,10 @@ class MicroBatches:
     def _run(self, batch: Chosen, accumulation: int) -> list[tuple[int, Tensor]]:
         num_terms = self._num_terms(batch)
         losses: dict[int, Tensor] = {}
-        for piece in self._cut(batch):
+        for piece, is_counted in self._pieces(batch):
             examples = [example for _, own in piece.values() for example in own]
             self._running = _positions(examples), len(examples)
-            own_terms = self._num_terms(piece)
+            own_terms = self._num_terms(piece) if is_counted else dict.fromkeys(piece, 0)
             weighted = {
                 number: loss * (own_terms[number] / max(num_terms[number], 1))  # 0 of 0 words may be asked
                 for number, loss in self._losses(piece).items()
@@ -112,7 +126,40 @@ class MicroBatches:
             self._accelerator.backward(torch.stack(list(weighted.values())).sum() / accumulation)
             for number, loss in weighted.items():
                 losses[number] = losses[number] + loss.detach() if number in losses else loss.detach()
-        return [(number, losses[number]) for number in batch]
+        return [(number, losses.get(number, torch.zeros((), device=self._device))) for number in batch]
+
+    def _summed(self, batches: Sequence[Chosen], losses: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+        """Adds up the gradients of all processes, and their parts of the losses.
+
+        A parameter that no batch of the step reaches has no gradient, as in one process, so that it does not decay.
+        """
+        heads = frozenset((number, part) for batch in batches for number, (part, _) in batch.items())
+        if heads not in self._reached:
+            found = torch.tensor([float(p.grad is not None) for p in self._parameters], device=self._device)
+            self._processes.sum([found])
+            self._reached[heads] = (found > 0).tolist()
+        gradients = []
+        for parameter, is_reached in zip(self._parameters, self._reached[heads], strict=True):
+            if is_reached:
+                if parameter.grad is None:  # by this process
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        values = torch.stack([loss.to(self._parameters[0].dtype) for _, loss in losses])
+        self._processes.sum([*gradients, values])
+        return [(number, value) for (number, _), value in zip(losses, values.unbind(), strict=True)]
+
+    def _pieces(self, batch: Chosen) -> list[tuple[Chosen, bool]]:
+        """What of a batch goes through the model of this process, piece by piece, and whether it counts.
+
+        The processes of a sharded backbone run it equally often: one that has less to do repeats an example that
+        does not count.
+        """
+        index, count = self._processes.index, self._processes.count
+        own = [(piece, True) for piece in self._cut(_share(batch, index, count))]
+        if self._is_sharded:
+            most = max(len(self._cut(_share(batch, other, count))) for other in range(count))
+            own += [(_first_of(batch), False)] * (most - len(own))
+        return own
 
     def _num_terms(self, batch: Chosen) -> dict[int, int]:
         return {number: self._kinds[part].num_terms(examples) for number, (part, examples) in batch.items()}
@@ -120,7 +167,7 @@ class MicroBatches:
     def _cut(self, batch: Chosen) -> list[Chosen]:
         """Cuts a batch into pieces within the limit, the longest examples first; in its own order inside each."""
         if self._limit is None:
-            return [batch]
+            return [batch] if batch else []
         rows = [(number, example) for number, (_, examples) in batch.items() for example in examples]
         pieces: list[Chosen] = []
         for indices in evaluation_batches(
@@ -165,6 +212,23 @@ class MicroBatches:
             number: collate(examples, *self._padding, seq_len=seq_len).to(self._device)
             for number, (_, examples) in piece.items()
         }
+
+
+def _share(batch: Chosen, index: int, count: int) -> Chosen:
+    """Every so many-th example of a batch, counted through its candidates, so that all have about as many."""
+    share: dict[int, tuple[int, list[Example]]] = {}
+    before = 0
+    for number, (part, examples) in batch.items():
+        own = examples[(index - before) % count :: count]
+        before += len(examples)
+        if own:
+            share[number] = part, own
+    return share
+
+
+def _first_of(batch: Chosen) -> Chosen:
+    number, (part, examples) = next(iter(batch.items()))
+    return {number: (part, examples[:1])}
 
 
 def _positions(examples: Sequence[Example]) -> int:

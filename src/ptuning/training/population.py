@@ -31,6 +31,7 @@ from ptuning.config.loading import load_settings, with_overrides
 from ptuning.config.settings import Int, Settings
 from ptuning.config.text import Dumper, read_yaml
 from ptuning.errors import ConfigError
+from ptuning.launch import require_one
 from ptuning.model import PromptedModel
 from ptuning.storage import replace_file
 from ptuning.training.assembly import fitting_max_length
@@ -42,7 +43,7 @@ from ptuning.training.directory import (
     PROMPT_NAME,
     check_start,
 )
-from ptuning.training.execution import Course, execute, one_process
+from ptuning.training.execution import Course, execute
 from ptuning.training.loop import Candidate, Part, epochs_for_steps
 from ptuning.training.reporting import Named, Reporter, Silent
 from ptuning.training.run import (
@@ -195,7 +196,7 @@ def train_population(
     own = [_absolute(config, settings) for settings in candidates]
     _check_differences(own)
     check_start(directory, resume=resume, overwrite=overwrite)
-    one_process(None)  # before anything is loaded
+    require_one(None)  # before anything is loaded
     backbone = backbone or load_backbone_of(config)
     prepared = prepared or prepare_task(config, backbone)
     for note in prepared.data.notes:
@@ -235,7 +236,7 @@ def train_population(
         evaluate=evaluate,
         save=save,
         command=None,
-        may_differ=("run.output",),
+        may_differ=("run.output", "run.training.sharding"),
         finish=lambda progress: results.append(_finish(directory, own, metric, progress)),
         survivors=None if halving is None else survivors(len(own), _num_epochs(trained[0]), halving),
         candidates_at_once=candidates_at_once,

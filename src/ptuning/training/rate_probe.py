@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from accelerate import Accelerator
 
 from ptuning.backbones.loading import Backbone
 from ptuning.config import METHODS, RunConfig
@@ -29,8 +28,9 @@ from ptuning.training.assembly import assemble_model
 from ptuning.training.guard import is_out_of_memory, out_of_memory_error
 from ptuning.training.loop import make_optimizer
 from ptuning.training.micro_batches import Chosen, MicroBatches
+from ptuning.training.processes import Processes
 from ptuning.training.reporting import Reporter
-from ptuning.training.seed import kept_random_state, seed_everything
+from ptuning.training.seed import kept_random_state, seed_everything, seed_process
 from ptuning.training.value_rate import FACTOR
 
 STEPS = 100
@@ -49,7 +49,7 @@ def find_learning_rate(
     examples: list[Example],
     batches: MixedBatches,
     backbone: Backbone,
-    accelerator: Accelerator,
+    processes: Processes,
     report: Reporter,
 ) -> float:
     """Finds a learning rate for what a method trains.
@@ -63,7 +63,7 @@ def find_learning_rate(
         examples: to train on.
         batches: of them.
         backbone: without prompts.
-        accelerator: runs the backward.
+        processes: of the run, which share every batch.
         report: who is told.
 
     Returns:
@@ -80,7 +80,8 @@ def find_learning_rate(
         model: PromptedModel | None = None
         try:
             model = assemble_model(config, backbone, kind, examples)
-            losses = _losses(model, config, rates, kind, examples, batches, backbone, accelerator, report)
+            seed_process(config.training.seed, processes.index)
+            losses = _losses(model, config, rates, kind, examples, batches, backbone, processes, report)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory_error(config, error) from error
@@ -131,7 +132,7 @@ def _losses(
     examples: list[Example],
     batches: MixedBatches,
     backbone: Backbone,
-    accelerator: Accelerator,
+    processes: Processes,
     report: Reporter,
 ) -> list[float]:
     """The loss before each step, as far as losses are finite and not hopelessly high."""
@@ -139,8 +140,15 @@ def _losses(
     known = {"learning_rate": rates[0], "head_learning_rate": training.head_learning_rate or rates[0]}
     optimizer = make_optimizer(model, [config.model_copy(update={"training": training.model_copy(update=known)})])
     parameters = list(trained_parameters(model).values())
+    accelerator = processes.accelerator
     micro_batches = MicroBatches(
-        model, [kind], padding=padding_ids(backbone.tokenizer), accelerator=accelerator, config=config, report=report
+        model,
+        [kind],
+        padding=padding_ids(backbone.tokenizer),
+        accelerator=accelerator,
+        processes=processes,
+        config=config,
+        report=report,
     )
     coming = _endless(batches, examples)
     losses: list[float] = []

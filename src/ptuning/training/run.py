@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.backbones.loading import Backbone, load_backbone
+from ptuning.backbones.sharding import shard_backbone
 from ptuning.checkpoint import SavedAdaptation, SavedPrompt, read_prompt, save_prompt
 from ptuning.config import METHODS, RunConfig, load_config
 from ptuning.config.methods import STARTS
@@ -45,12 +45,14 @@ from ptuning.tasks.saving import task_to_dict
 from ptuning.training.adapting import no_prompts
 from ptuning.training.assembly import fitting_max_length
 from ptuning.training.directory import CONFIG_NAME, PROMPT_NAME, check_start
-from ptuning.training.execution import Course, execute, one_process
+from ptuning.training.execution import Course, execute
 from ptuning.training.guard import collapse_advice
 from ptuning.training.loop import Candidate, Part, epochs_for_steps, make_batches
 from ptuning.training.micro_batches import tokens_at_once
+from ptuning.training.processes import Processes, start_processes
 from ptuning.training.rate_probe import find_learning_rate
 from ptuning.training.reporting import Reporter, Silent
+from ptuning.training.together import run_together
 from ptuning.training.without_steps import settle
 
 FROM_DEVELOPMENT = "of rows held out of train to choose by (data.selection: development)"
@@ -116,12 +118,14 @@ def train(
 ) -> RunResult:
     """Trains prompts and a head for one task, or what another method trains.
 
+    Started as several processes by a launcher, all call this with the same arguments, and make one run.
+
     Args:
         config: settings, of `load_config`.
         resume: go on with the run that is in the output directory.
         overwrite: delete a run that is there.
-        backbone: one that is loaded already, on the device to use; `config.training.device` and `precision` are then
-            its own. Without it, it is loaded by its name.
+        backbone: one that is loaded already, on the device to use; `config.training.device`, `precision` and `sharding`
+            are then its own. Without it, it is loaded by its name.
         prepared: the task's rows, where `prepare_task` has read them already with this config and backbone.
         report: who is told how it goes; nobody by default.
 
@@ -133,15 +137,33 @@ def train(
         DataError: the data are not what the task needs.
         BackboneError: the backbone cannot be loaded or given prompts.
         CheckpointError: there is nothing to resume, or it is damaged or of other settings.
-        TrainingError: the loss is not finite, or memory ran out.
+        TrainingError: the loss is not finite, memory ran out, or another process of the run has ended.
     """
-    report = report or Silent()
+    processes = start_processes(config.training.device)
+    with processes.ending_in_words():
+        return _train(config, processes, resume, overwrite, backbone, prepared, report)
+
+
+def _train(
+    config: RunConfig,
+    processes: Processes,
+    resume: bool,
+    overwrite: bool,
+    backbone: Backbone | None,
+    prepared: PreparedTask | None,
+    report: Reporter | None,
+) -> RunResult:
+    report = report if report is not None and processes.is_main else Silent()
     config = with_absolute_paths(config)
     directory = output_directory(config)
-    check_start(directory, resume=resume, overwrite=overwrite)
-    accelerator = one_process()  # before anything is loaded
-    backbone = backbone or load_backbone_of(config)
-    prepared = prepared or prepare_task(config, backbone)
+    _check_processes(config, processes)
+    with processes.main_first():
+        if processes.is_main:  # before anything is loaded
+            check_start(directory, resume=resume, overwrite=overwrite)
+    backbone = backbone or load_backbone_of(config, processes)
+    if prepared is None:
+        with processes.main_first():  # the others find the tokens in the cache
+            prepared = prepare_task(config, backbone)
     for note in prepared.data.notes:
         report.note(note)
     given_pooling = config.head.pooling
@@ -165,7 +187,7 @@ def train(
         return RunResult(directory, metric, best.metrics, 0, 0, seconds, best.counts)
 
     if config.training.learning_rate is None:
-        config = _with_found_rate(config, prepared, backbone, directory, accelerator, resume=resume, report=report)
+        config = _with_found_rate(config, prepared, backbone, directory, processes, resume=resume, report=report)
 
     def save(model: PromptedModel, candidate: int, metrics: Mapping[str, float]) -> None:
         _keep(directory, saved_prompt(config, task, backbone, model, metrics))
@@ -178,19 +200,21 @@ def train(
         metric=metric,
         held_out=prepared.validation,
         digest=digest_of([prepared]),
-        evaluate=lambda model, candidate: validate(model, task, config, backbone, metric, report),
+        evaluate=lambda model, candidate: validate(model, task, config, backbone, metric, report, processes=processes),
         save=save,
     )
-    progress = execute(directory, course, backbone, resume=resume, overwrite=overwrite, report=report)
-    best = read_prompt(directory / PROMPT_NAME)
+    progress = execute(
+        directory, course, backbone, resume=resume, overwrite=overwrite, report=report, processes=processes
+    )
+    metrics, counts = processes.from_main(_kept(directory) if processes.is_main else ({}, {}))
     return RunResult(
         directory=directory,
         metric=metric,
-        metrics=best.metrics,
+        metrics=metrics,
         best_epoch=progress.standings[0].best_epoch,
         steps=progress.step,
         seconds=progress.seconds,
-        counts=best.counts,
+        counts=counts,
     )
 
 
@@ -199,19 +223,54 @@ def _with_found_rate(
     prepared: PreparedTask,
     backbone: Backbone,
     directory: Path,
-    accelerator: Accelerator,
+    processes: Processes,
     *,
     resume: bool,
     report: Reporter,
 ) -> RunConfig:
     """Fills in the rate that `training.learning_rate_probe` finds; a run that goes on has found it before."""
-    rate = load_config(directory / CONFIG_NAME).training.learning_rate if resume else None
+    is_main = processes.is_main
+    rate = load_config(directory / CONFIG_NAME).training.learning_rate if resume and is_main else None
+    rate = processes.from_main(rate)
     if rate is None:
         kind, examples, batches = prepared.kind, prepared.train, batches_of(config, prepared)
-        rate = find_learning_rate(config, kind, examples, batches, backbone, accelerator, report)
+        rate = find_learning_rate(config, kind, examples, batches, backbone, processes, report)
     head_rate = config.training.head_learning_rate or rate
     rates = {"learning_rate": rate, "head_learning_rate": head_rate}
     return config.model_copy(update={"training": config.training.model_copy(update=rates)})
+
+
+def _kept(directory: Path) -> tuple[dict[str, float], dict[str, int]]:
+    best = read_prompt(directory / PROMPT_NAME)
+    return best.metrics, best.counts
+
+
+def _check_processes(config: RunConfig, processes: Processes) -> None:
+    """Makes sure that what is to be trained can be shared by several processes, or its backbone divided among them."""
+    method = METHODS[config.method]
+    if processes.count > 1 and not method.makes_steps:
+        raise ConfigError(
+            f"method {config.method} was started as {processes.count} processes, but it makes no steps that they could "
+            "share, expected one. Start it without a launcher."
+        )
+    if config.training.sharding == "none":
+        return
+    obstacles = {
+        f"method {config.method} changes the backbone or its input": not method.has_deep_prompts,
+        "head.kind verbalizer reads the backbone's embeddings": config.head.kind == "verbalizer",
+        "training.compile needs whole layers": config.training.compile,
+        "training.trunk_reuse on runs a part of the backbone": config.training.trunk_reuse == "on",
+        f"training.quantization {config.training.quantization} has no weights to divide": (
+            config.training.quantization != "none"
+        ),
+        "training.attention flex_attention is not tried with it": config.training.attention == "flex_attention",
+    }
+    found = [what for what, is_there in obstacles.items() if is_there]
+    if found:
+        raise ConfigError(
+            f"training.sharding is full, but {' and '.join(found)}, expected prompts at every layer and a linear head. "
+            "Change that, or set training.sharding to none."
+        )
 
 
 def _keep(directory: Path, saved: SavedPrompt) -> None:
@@ -251,22 +310,30 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={**groups, "backbone": backbone})
 
 
-def load_backbone_of(config: RunConfig) -> Backbone:
-    """Loads the backbone that a config names, as it says: device, precision, attention, quantization.
+def load_backbone_of(config: RunConfig, processes: Processes | None = None) -> Backbone:
+    """Loads the backbone that a config names, as it says: device, precision, attention, quantization, sharding.
 
     One whose weights are trained is loaded in float32, whatever the precision of the products.
+
+    Args:
+        config: of the run.
+        processes: of the run, among which the weights may be divided.
     """
     device = find_device(config.training.device)
     dtype = find_dtype(config.training.precision, device)
-    return load_backbone(
+    is_divided = config.training.sharding == "full" and processes is not None and processes.count > 1
+    backbone = load_backbone(
         config.backbone,
         revision=config.revision,
-        device=device,
+        device="cpu" if is_divided else device,
         dtype=torch.float32 if METHODS[config.method].trains_backbone else dtype,
         attention=config.training.attention,
         attention_direction=config.attention_direction,
         quantization=config.training.quantization,
     )
+    if is_divided:
+        shard_backbone(backbone, device)
+    return backbone
 
 
 def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
@@ -355,6 +422,7 @@ def validate(
     report: Reporter,
     head: int = 0,
     entry: int | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Returns a model's metrics on the validation rows of a task, and warns when it says the same of all of them.
 
@@ -369,16 +437,19 @@ def validate(
         report: who is warned.
         head: of the task.
         entry: of the bank, where it has several.
+        processes: of the run, which share the rows; process 0 alone has metrics then.
     """
     kind, rows, examples = prepared.kind, prepared.data.validation or [], prepared.validation
-    logits = run_examples(
-        model,
-        examples,
-        backbone.tokenizer,
-        entries=None if entry is None else [entry] * len(examples),
-        heads=[head] * len(examples) if head else None,
-        batch_tokens=tokens_at_once(config),
-    )
+    entries = None if entry is None else [entry] * len(examples)
+    heads = [head] * len(examples) if head else None
+    at_once, tokenizer = tokens_at_once(config), backbone.tokenizer
+    if processes is None or processes.count == 1:
+        logits = run_examples(model, examples, tokenizer, entries=entries, heads=heads, batch_tokens=at_once)
+    else:
+        found = run_together(processes, model, examples, tokenizer, entries=entries, heads=heads, batch_tokens=at_once)
+        if found is None:
+            return {}
+        logits = found
     if not all(bool(one.isfinite().all()) for one in logits):
         return {metric: math.nan}
     predictions = kind.predict(logits, examples, rows)

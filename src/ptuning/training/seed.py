@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ptuning.launch import num_processes
+
 
 def seed_everything(seed: int) -> None:
     """Seeds Python's and torch's generators on all devices."""
@@ -28,11 +30,21 @@ def generator_for(what: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(own_seed)
 
 
+def seed_process(seed: int, index: int) -> None:
+    """Gives a process of a run random numbers of its own; process 0 keeps those that a run of one process has."""
+    if index:
+        seed_everything(random.Random(f"process {seed} {index}").getrandbits(63))
+
+
 def random_state() -> dict[str, torch.Tensor]:
-    """Returns the state of torch's generators, as tensors that safetensors can hold."""
+    """Returns the state of torch's generators, as tensors that safetensors can hold.
+
+    One of several processes has a GPU of its own, which is number 0 here; it leaves those of the others alone.
+    """
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state |= {f"cuda.{i}": state_ for i, state_ in enumerate(torch.cuda.get_rng_state_all())}
+        states = [torch.cuda.get_rng_state()] if num_processes() > 1 else torch.cuda.get_rng_state_all()
+        state |= {f"cuda.{i}": state_ for i, state_ in enumerate(states)}
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
@@ -43,7 +55,10 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     cuda = [state[f"cuda.{i}"] for i in range(sum(name.startswith("cuda.") for name in state))]
     if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
+        if num_processes() > 1:
+            torch.cuda.set_rng_state(cuda[0])
+        else:
+            torch.cuda.set_rng_state_all(cuda)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
 

@@ -2,7 +2,7 @@
 
     checkpoints/last/
       state.json             where the run stands: epoch, batch, step, best scores, lines of metrics.jsonl
-      tensors.safetensors    trained parameters, optimizer moments, averages, random state
+      tensors.safetensors    trained parameters, optimizer moments, averages, random state of each process
 
 Ours, because accelerate's `save_state` pickles.
 """
@@ -10,7 +10,7 @@ Ours, because accelerate's `save_state` pickles.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -107,6 +107,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     origin: Mapping[str, str],
     averages: Mapping[str, Tensor] | None = None,
+    randoms: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Writes `checkpoints/last` as a whole.
 
@@ -117,6 +118,7 @@ def save_state(
         optimizer: over the same parameters.
         origin: digests of the `data` and the `backbone`.
         averages: what moving averages of the parameters go on from, by name.
+        randoms: the random state of each process, where there are several.
     """
 
     def write(temporary: Path) -> None:
@@ -125,7 +127,8 @@ def save_state(
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         tensors |= {f"average.{name}": value for name, value in (averages or {}).items()}
-        tensors |= {f"random.{name}": value for name, value in random_state().items()}
+        for index, of_process in enumerate(randoms or [random_state()]):
+            tensors |= {_random_key(index) + name: value for name, value in of_process.items()}
         tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
         save_file(tensors, temporary / "tensors.safetensors")
         state = asdict(progress) | {"origin": dict(origin), "sha256": sha256_of(temporary / "tensors.safetensors")}
@@ -140,6 +143,7 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     origin: Mapping[str, str],
     averages: Mapping[str, Tensor] | None = None,
+    process: int = 0,
 ) -> Progress | None:
     """Puts back parameters, optimizer and random state, and returns where the run stood.
 
@@ -149,6 +153,8 @@ def load_state(
         optimizer: over the same parameters; filled in place.
         origin: digests of the `data` and the `backbone` at hand, which must be those of the run.
         averages: what moving averages of the parameters go on from, by name; filled in place.
+        process: the number of this one among those of the run. One that was not there when the state was kept goes on
+            with the random numbers that it has.
 
     Returns:
         None when the run was stopped before its first checkpoint.
@@ -211,5 +217,12 @@ def load_state(
                 optimizer.state[parameter] = {
                     key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
                 }
-    restore_random_state({k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")})
+    own = _random_key(process)
+    random = {key.removeprefix(own): value for key, value in tensors.items() if key.startswith(own)}
+    if random:
+        restore_random_state(random)
     return progress
+
+
+def _random_key(process: int) -> str:
+    return "random." if process == 0 else f"random{process}."

@@ -23,6 +23,7 @@ import torch
 
 from ptuning.backbones.families import find_trunk
 from ptuning.backbones.late_start import can_start_late
+from ptuning.backbones.sharding import is_sharded
 from ptuning.config import RunConfig
 from ptuning.config.methods import backbone_dropout
 from ptuning.data.batching import Example, collate, evaluation_batches
@@ -166,6 +167,8 @@ def _obstacle(model: PromptedModel, config: RunConfig, *, is_asked: bool) -> str
     trunk, family = find_trunk(model.backbone)
     if model.adaptation is not None:
         return f"method {model.adaptation.name} changes what all layers see"
+    if is_sharded(model.backbone):
+        return "the backbone is divided among processes (training.sharding), which have to run it together"
     if model.lowest_prompted_layer == 0:
         whose = "" if len(model.bank) == 1 else " of some candidate"
         return f"the prompts{whose} begin at layer 0 (prompts.layers), which leaves no layer below them"
