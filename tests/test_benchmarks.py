@@ -236,7 +236,7 @@ def test_a_backbone_is_loaded_without_a_second_copy(tmp_path: Path) -> None:
     assert same["copies_mb"] < 0.2 * same["stored_mb"], "weights are views of the file"
     assert same["resident_mb"] < 1.3 * same["stored_mb"], "and each is read once"
     # what is stored, and room for the entries that are rounded at once: less than half of the file
-    assert rounded["copies_mb"] < rounded["stored_mb"] + 150 < 200
+    assert rounded["stored_mb"] / 2 < rounded["copies_mb"] < 200
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_key_value_heads": 6,
             "intermediate_size": 6144,
             "max_position_embeddings": 8192,
+            "pad_token_id": 128_001,
             "attention_dropout": 0.0,
         },
     ),
@@ -81,6 +82,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
 
 TINY = {
     "vocab_size": 100,
+    "pad_token_id": 0,
     "hidden_size": 32,
     "num_hidden_layers": 3,
     "num_layers": 3,

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import ptuning
 from ptuning import load_backbone
+from ptuning.backbones import loading
 from ptuning.backbones.families import FAMILIES
 from ptuning.errors import BackboneError
 
@@ -166,3 +167,20 @@ def test_a_damaged_pooling_file_is_an_error(content: str, words: str, tmp_path: 
     (tmp_path / "1_Pooling/config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(BackboneError, match=f"has a damaged 1_Pooling/config.json: .*{words}.* set head.pooling to"):
         _ = backbone.pooling
+
+
+def test_weights_go_straight_to_a_gpu(tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers is asked for: no model on the CPU first."""
+    asked: list[dict[str, Any]] = []
+
+    def load(source: str, **options: Any) -> Any:
+        asked.append(options)
+        raise OSError("no GPU here")
+
+    directory = _save(tiny_model("bert"), tmp_path)
+    monkeypatch.setattr(loading.AutoModel, "from_pretrained", load)
+    for device in ("cuda:1", "cpu"):
+        with pytest.raises(BackboneError, match="no GPU here"):
+            load_backbone(directory, device=device, dtype=torch.bfloat16)
+    assert [options["device_map"] for options in asked] == [{"": torch.device("cuda:1")}, None]
+    assert [options["dtype"] for options in asked] == [torch.bfloat16] * 2
