@@ -9,7 +9,7 @@ import pytest
 from ptuning.backbones.loading import load_backbone
 from ptuning.backbones.quantization import quantized_linears
 from ptuning.checkpoint import read_prompt
-from ptuning.config import load_config
+from ptuning.config import load_config, with_method_defaults
 from ptuning.errors import BackboneMismatchError, ConfigError, PromptError
 from ptuning.evaluation import evaluate
 from ptuning.predictor import load
@@ -81,3 +81,11 @@ def test_fine_tuning_refuses_it(tiny_run: TinyRun, tmp_path: Path) -> None:
     settings = {"method": "fine-tuning", "training.quantization": "int8"}
     with pytest.raises(ConfigError, match="training.quantization is int8, but method fine-tuning trains the weights"):
         train(tiny_run(tmp_path / "run", **settings))
+
+
+def test_its_weights_are_not_divided_among_processes(tiny_run: TinyRun, tmp_path: Path) -> None:
+    settings = {"training.sharding": "full", "training.quantization": "int8"}
+    with pytest.raises(
+        ConfigError, match="quantization is int8 and training.sharding full, but weights in 8 or 4 bits"
+    ):
+        with_method_defaults(tiny_run(tmp_path / "run", **settings))

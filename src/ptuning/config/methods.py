@@ -218,6 +218,11 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
             f"training.quantization is {training.quantization}, but method {method.name} trains the weights that would "
             "be stored so. Set it to none."
         )
+    if training.quantization != "none" and training.sharding != "none":
+        raise ConfigError(
+            f"training.quantization is {training.quantization} and training.sharding {training.sharding}, but weights "
+            "in 8 or 4 bits are kept whole in every process. Set one of the two to none."
+        )
     if training.compile and not method.has_deep_prompts:
         raise ConfigError(
             f"training.compile is on, but method {method.name} changes what compiled layers cannot see. Turn it off."
