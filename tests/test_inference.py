@@ -32,7 +32,7 @@ def prepared(tiny_run: Callable[..., Any], tiny_backbone: Path, tmp_path: Path) 
 
     def build(kind: str) -> Prepared:
         backbone = load_backbone(tiny_backbone)
-        config = tiny_run(tmp_path / "run", kind)
+        config = tiny_run(tmp_path / "run", kind, **{"training.backbone_dropout": "checkpoint"})
         task = prepare_task(config, backbone)
         made.append(assemble_model(config, backbone, task.kind, task.train))
         return made[-1], task.validation, backbone.tokenizer
