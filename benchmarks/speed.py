@@ -38,7 +38,7 @@ from typing import Any
 import torch
 from speed_parts.epochs import WITH_DROPOUT, compare_epochs, ratio
 from speed_parts.equal_steps import compare_equal_steps
-from speed_parts.floor import Matrices, add_floor, matrices_of, matrix_rate, spread_of
+from speed_parts.floor import Matrices, add_floor, matrices_of, spread_of
 from speed_parts.inference import compare_inference
 from speed_parts.learning import train_to_score, trunk_reuse_ratio
 from speed_parts.machine import describe_machine
@@ -50,6 +50,7 @@ from speed_parts.rows import SETS, RealSet, load_set
 from ptuning import load_backbone
 from ptuning.cli.quiet import quiet_libraries
 from ptuning.devices import find_dtype
+from ptuning.planning.rate import matrix_rate
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = ("epochs", "equal", "learning", "inference", "population")
@@ -117,7 +118,7 @@ def _measure(arguments: argparse.Namespace, parts: list[str], directory: Path) -
         rows, rates_tried = (arguments.rows or ROWS), LEARNING_RATES[: 2 if arguments.quick else None]
         search = compare_search(options, data, rows=min(rows, ROWS), rates=rates_tried)
     if not rates:  # no set is there
-        rates = {name: matrix_rate(matrices, [512, 2048], dtype, options.device) for name, dtype in _DTYPES.items()}
+        rates = {name: matrix_rate(matrices.shapes, [512, 2048], dtype, options.device) for name, dtype in _DTYPES.items()}
     for result in sets.values():
         add_floor(result.get("epochs", {}), matrices, rates)
     if not options.adapters_python:
@@ -198,7 +199,7 @@ def _raise_rates(rates: dict[str, float], matrices: Matrices, real_set: RealSet,
     """Measures again, so that a busy moment does not lower the floor: the best of the whole run counts."""
     positions = spread_of([real_set.positions(batch) for batch in real_set.our_batches()])
     for name, dtype in _DTYPES.items():
-        rates[name] = max(rates.get(name, 0.0), matrix_rate(matrices, positions, dtype, options.device))
+        rates[name] = max(rates.get(name, 0.0), matrix_rate(matrices.shapes, positions, dtype, options.device))
 
 
 def _headline(sets: dict[str, Any], device: str) -> dict[str, Any]:

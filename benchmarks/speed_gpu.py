@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from speed_parts.epochs import EpochOfSide, our_side, time_epochs, usual_side
-from speed_parts.floor import add_floor, matrices_of, matrix_rate, spread_of
+from speed_parts.floor import add_floor, matrices_of, spread_of
 from speed_parts.machine import describe_machine
 from speed_parts.options import Options
 from speed_parts.random_backbone import LARGE, TINY, write_backbone, write_rows
@@ -34,6 +34,7 @@ from speed_parts.rows import RealSet, tokenized_set
 
 from ptuning import load_backbone
 from ptuning.cli.quiet import quiet_libraries
+from ptuning.planning.rate import matrix_rate
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LONGEST = 256
@@ -67,7 +68,7 @@ def _measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     matrices = matrices_of(backbone)
     positions = spread_of([made.positions(batch) for batch in made.our_batches()])
     rates = {
-        name: matrix_rate(matrices, positions, dtype, arguments.device)
+        name: matrix_rate(matrices.shapes, positions, dtype, arguments.device)
         for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
     }
     results: dict[str, Any] = {}

@@ -19,7 +19,7 @@ ROWS = (
     ("model", "sharing"),
     ("inference",),
     ("predictor", "linear_probe", "training"),
-    ("evaluation", "inspection", "multitask"),
+    ("evaluation", "inspection", "multitask", "planning"),
     ("demo", "submission", "diagnostics", "compare"),
     ("cli",),
     ("__main__",),

@@ -13,14 +13,11 @@ would do them in no time. A position is a token that is computed, padding includ
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn import functional
 
 from ptuning import Backbone
 
@@ -96,35 +93,6 @@ def operations_per_position(matrices: Matrices, *, lowest_prompted: int = 0, tra
     return total
 
 
-def matrix_rate(
-    matrices: Matrices, positions: Iterable[int], dtype: torch.dtype, device: str, *, trials: int = 20
-) -> float:
-    """Returns the best rate over a backbone's own products, in operations a second.
-
-    Args:
-        matrices: whose shapes are tried, forward and backward to the input.
-        positions: numbers of rows that the other factor has, as batches have them.
-        dtype: of both factors.
-        device: where.
-        trials: products of each shape; the fastest counts.
-    """
-    best = 0.0
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for rows in sorted(set(positions)):
-            for out_features, in_features in matrices.shapes:
-                weight = torch.randn(out_features, in_features, generator=generator).to(device, dtype)
-                value = torch.randn(rows, in_features, generator=generator).to(device, dtype)
-                gradient = torch.randn(rows, out_features, generator=generator).to(device, dtype)
-                operations = 2 * rows * out_features * in_features
-                for seconds in (
-                    _fastest(lambda v=value, w=weight: functional.linear(v, w), device, trials),
-                    _fastest(lambda g=gradient, w=weight: g @ w, device, trials),
-                ):
-                    best = max(best, operations / seconds)
-    return best
-
-
 def add_floor(epochs: Mapping[str, dict[str, Any]], matrices: Matrices, rates: Mapping[str, float]) -> None:
     """Adds to each side of an epoch's comparison its floor, and the share of the time that the floor is.
 
@@ -138,25 +106,6 @@ def add_floor(epochs: Mapping[str, dict[str, Any]], matrices: Matrices, rates: M
         seconds = operations * measured["positions_of_epoch"] / rates[measured["precision"]]
         measured["floor_seconds"] = round(seconds, 3)
         measured["share_of_floor"] = round(seconds / measured["epoch_seconds"], 3)
-
-
-def _fastest(product: object, device: str, trials: int) -> float:
-    assert callable(product)
-    calls = 10 if device.startswith("cuda") else 1  # a launch costs as much as a small product
-    times: list[float] = []
-    for _ in range(trials + 2):
-        _wait(device)
-        started = time.perf_counter()
-        for _ in range(calls):
-            product()
-        _wait(device)
-        times.append((time.perf_counter() - started) / calls)
-    return min(times[2:])
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def spread_of(positions: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ Methods that have no prompts at every layer have an empty bank, and an adaptatio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -218,7 +218,7 @@ class PromptedModel(nn.Module):
         Raises:
             BackboneError: layers of this family cannot be left out.
         """
-        with self.attached.rows([0]):
+        with self.attached.rows([0]) if len(self.bank) > 1 else nullcontext():
             self._late_start = LateStart(self.attached.trunk, self.attached.family, self.lowest_prompted_layer)
 
     def lower_layers(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:

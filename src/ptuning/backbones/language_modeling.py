@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM
+from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
 
 from ptuning.backbones import glm
@@ -82,13 +83,35 @@ def load_language_modeling_head(backbone: Backbone) -> LanguageModelingHead:
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise _refusal(backbone, f"a {backbone.family.model_type} is not a masked language model")
     first = next(backbone.model.parameters())
+    loader: Any = AutoModelForMaskedLM
+    if backbone.has_weights:
+        model = _load_whole(backbone, config, first.dtype)
+    else:
+        with no_init_weights():
+            model = loader.from_config(config, dtype=first.dtype, attn_implementation="eager")
+    trunk, _ = find_trunk(model)
+    own_trunk, _ = find_trunk(backbone.model)
+    setattr(model, model.base_model_prefix, _GivenStates())
+    model.requires_grad_(False).eval()  # before anything of the backbone, which may be trained, is in it
+    _share_weights(model, trunk, own_trunk)
+    if not any(tuple(parameter.shape[:-1]) == (config.vocab_size,) for parameter in model.parameters()):
+        _give_embeddings(model.base_model, trunk, own_trunk)
+    return LanguageModelingHead(model.to(first.device))
+
+
+def _load_whole(backbone: Backbone, config: Any, dtype: torch.dtype) -> Any:
+    """The backbone's checkpoint as a masked language model.
+
+    Raises:
+        BackboneError: it does not load as one, or has no head.
+    """
     options = {**backbone.load_options, "revision": backbone.revision}
     loader: Any = AutoModelForMaskedLM
     try:
         model, report = loader.from_pretrained(
             backbone.source,
             config=config,
-            dtype=first.dtype,
+            dtype=dtype,
             attn_implementation="eager",
             output_loading_info=True,
             **options,
@@ -101,14 +124,7 @@ def load_language_modeling_head(backbone: Backbone) -> LanguageModelingHead:
         raise _refusal(
             backbone, f"its checkpoint lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}"
         )
-    trunk, _ = find_trunk(model)
-    own_trunk, _ = find_trunk(backbone.model)
-    setattr(model, model.base_model_prefix, _GivenStates())
-    model.requires_grad_(False).eval()  # before anything of the backbone, which may be trained, is in it
-    _share_weights(model, trunk, own_trunk)
-    if not any(tuple(parameter.shape[:-1]) == (config.vocab_size,) for parameter in model.parameters()):
-        _give_embeddings(model.base_model, trunk, own_trunk)
-    return LanguageModelingHead(model.to(first.device))
+    return model
 
 
 def _is_of_trunk(model: Any, key: str) -> bool:

@@ -53,6 +53,7 @@ class Backbone:
         revision: the Hugging Face commit, where known.
         pooler: its own pretrained pooler, or None where the checkpoint has none.
         eager: whether attention weights are computed step by step.
+        has_weights: False where it was made from its config alone, to count what it would need.
     """
 
     model: Any
@@ -63,6 +64,7 @@ class Backbone:
     pooler: nn.Module | None = None
     eager: bool = False
     load_options: dict[str, Any] = field(default_factory=dict)
+    has_weights: bool = True
 
     @cached_property
     def description(self) -> BackboneDescription:
@@ -74,12 +76,18 @@ class Backbone:
         """What a saved prompt remembers of it."""
         trunk = find_trunk(self.model)[0]
         architecture = self.description.architecture()
-        return BackboneIdentity(self.name, self.revision, architecture, fingerprint(trunk), self.quantization)
+        own = fingerprint(trunk) if self.has_weights else ""
+        return BackboneIdentity(self.name, self.revision, architecture, own, self.quantization)
 
     @property
     def quantization(self) -> Quantization:
         """What the weights of its layers are rounded to."""
         return quantization_of(self.model)
+
+    @property
+    def has_tokenizer_here(self) -> bool:
+        """Whether its tokenizer is in a local directory, so that nothing has to be downloaded for it."""
+        return any((Path(self.source) / name).is_file() for name in _VOCABULARY_FILES)
 
     @property
     def attention(self) -> Attention:

@@ -1,4 +1,4 @@
-"""`ptuning info`: what a saved prompt is."""
+"""`ptuning info`: what a saved prompt is, or what a training will need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptuning.config import load_config, parse_settings
+from ptuning.errors import ConfigError
+
 if TYPE_CHECKING:
     from ptuning.checkpoint import SavedPrompt
 
@@ -16,14 +19,94 @@ EXAMPLES = """Examples:
     ptuning info runs/tickets
 
     ptuning info runs/tickets --json
+
+    ptuning info --plan --task helpdesk/tickets --backbone minilm
+
+    ptuning info --plan --task super_glue/rte --backbone roberta-large --memory 24 --set training.device=cuda
 """
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or its prompt/.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the prompt's config as JSON.")] = False,
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A run, or its prompt/.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the prompt's config, or the plan, as JSON.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what a training would need: memory, largest batch, time.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="Plan: preset or kind of task.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Plan: Hugging Face name, local directory, or minilm.")] = None,
+    data: Annotated[str | None, typer.Option(help="Plan: directory with train/validation files.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Plan: default, paper, a recipe's name, or a YAML file.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Plan: any setting of the run.")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Plan: memory of another device. Default: of the one here.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="TFLOPS", help="Plan: rate of matrix products there. Default: measured here."),
+    ] = None,
 ) -> None:
-    """Say what a saved prompt is: task, metrics, sizes, backbone. The files are checked."""
+    """Say what a saved prompt is; or with --plan what a training would need, before anything is downloaded."""
+    flags = {"task": task, "backbone": backbone, "data.path": data, "recipe": recipe}
+    given = {key: value for key, value in flags.items() if value is not None}
+    if plan:
+        _plan(directory, given, setting or [], memory, rate, as_json=as_json)
+        return
+    if given or setting or memory is not None or rate is not None:
+        raise ConfigError(
+            "--task, --backbone, --data, --recipe, --set, --memory and --rate say what to plan, and --plan is missing. "
+            "Add --plan, or leave them out."
+        )
+    if directory is None:
+        raise ConfigError(
+            "DIR is missing, expected a run or its prompt/. Name it, or ask for a plan: ptuning info --plan --task "
+            "helpdesk/tickets"
+        )
+    _describe(directory, as_json=as_json)
+
+
+def _plan(
+    directory: Path | None,
+    flags: dict[str, Any],
+    settings: list[str],
+    memory: float | None,
+    rate: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    overrides = {**flags, **parse_settings(settings)}
+    if directory is not None:
+        raise ConfigError(
+            f"{directory} was given with --plan, which is about a training that has not begun, expected one of them. "
+            "Leave one out; what to plan is said by --task, --backbone, --data, --recipe and --set."
+        )
+    if not {"task", "recipe"} & overrides.keys():
+        raise ConfigError("--plan was given without the task. Name it: ptuning info --plan --task super_glue/rte")
+    for option, value in (("--memory", memory), ("--rate", rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{option} is {value:g}, expected a number above 0. Correct it, or leave it out.")
+    config = load_config(None, overrides)
+
+    from ptuning.cli.plans import print_plan
+    from ptuning.cli.quiet import quiet_libraries
+    from ptuning.planning import make_plan
+
+    quiet_libraries()
+    found = make_plan(
+        config,
+        memory_bytes=None if memory is None else int(memory * 1e9),
+        rate=None if rate is None else rate * 1e12,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        print_plan(found)
+
+
+def _describe(directory: Path, *, as_json: bool) -> None:
     from ptuning.checkpoint import TENSORS_FILE, read_directory
     from ptuning.config import METHODS
 

@@ -75,14 +75,26 @@ class VerbalizerHead(nn.Module):
         """
         what = "starts of a piece" if self.reads_pieces else "masks"
         is_mask = where_asked(input_ids, attention_mask, self.mask_token_id, self.num_masks, what)
+        return self.score(hidden_states[is_mask], len(input_ids))
+
+    def score(self, asked: Tensor, batch_size: int) -> Tensor:
+        """Scores the words of each sequence, by the hidden states at its masks.
+
+        Args:
+            asked: (batch_size * num_masks, hidden_size).
+            batch_size: sequences.
+
+        Returns:
+            As `forward`.
+        """
         word_ids, is_asked = self._buffers["_word_ids"], self._buffers["_is_asked"]
         assert word_ids is not None and is_asked is not None
-        score, asked = self._language_modeling_head[0], hidden_states[is_mask]  # (batch_size * num_masks, hidden_size)
+        score = self._language_modeling_head[0]
         if self.reads_pieces:
             scores = _whole(score.of_tokens(asked, word_ids[:, 0]))  # (B, num_labels)
         else:
             logits = _whole(score(asked))  # (batch_size * num_masks, vocab_size)
-            by_mask = logits.log_softmax(-1).view(len(input_ids), self.num_masks, logits.shape[-1])
+            by_mask = logits.log_softmax(-1).view(batch_size, self.num_masks, logits.shape[-1])
             places = torch.arange(self.num_masks, device=word_ids.device)
             of_tokens = by_mask[:, places, word_ids]  # (B, num_labels, num_masks)
             scores = of_tokens.masked_fill(~is_asked, 0.0).sum(-1) / is_asked.sum(-1)

@@ -101,7 +101,7 @@ def _make_virtual_tokens(
         prompts,
         backbone.family,
         place="pattern" if has_places else "around" if config.method == "p-tuning" else "front",
-        stand_in=stand_in_of(backbone.tokenizer),
+        stand_in=stand_in_of(backbone.tokenizer) if backbone.has_weights else 0,
         num_perturbed=description.num_layers - 1 if is_perturbed else 0,
         hidden_size=description.hidden_size if is_perturbed else 0,
     )
@@ -119,19 +119,20 @@ def _start(
     generator: torch.Generator,
 ) -> Tensor:
     """What the virtual tokens start from: (mixture, prompt_length, embedding_size)."""
-    settings, tokenizer = config.prompts, backbone.tokenizer
+    settings = config.prompts
     trunk: Any = find_trunk(backbone.model)[0]
     embeddings: Any = trunk.get_input_embeddings()
     weight: Tensor = embeddings.weight
     # what the layer gives is replaced, and some (Gemma's) give more than they hold
-    times = float(getattr(embeddings, "embed_scale", 1.0))
+    times = float(getattr(embeddings, "embed_scale", 1.0)) if backbone.has_weights else 1.0
     count = settings.mixture * settings.prompt_length
     shape = (settings.mixture, settings.prompt_length, int(weight.shape[1]))
+    if settings.init is None or settings.init == "normal":
+        is_scaled = settings.reparameterization == "none" and backbone.has_weights
+        scale = float(weight.float().std()) * times if is_scaled else 1.0
+        return from_noise(shape, settings.init_std * scale, generator)
+    tokenizer = backbone.tokenizer
     match settings.init:
-        case None | "normal":
-            is_plain = settings.reparameterization == "none"
-            scale = float(weight.float().std()) * times if is_plain else 1.0
-            return from_noise(shape, settings.init_std * scale, generator)
         case "vocabulary":
             made = from_ids(weight, ordinary_ids(tokenizer, len(weight)), count, generator)
         case "tokens":

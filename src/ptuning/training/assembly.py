@@ -126,6 +126,7 @@ def assemble_model(
         packing=is_packed,
         compiled=config.training.compile,
         adaptation=adaptation,
+        check=backbone.has_weights,
     )
     if config.training.gradient_checkpointing:
         start_recomputing(backbone.model)

@@ -367,7 +367,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     """
     config = with_task_defaults(config, prepared.task, has_pieces=backbone.pieces is not None)
     training = config.training
-    rate, epochs = training.head_learning_rate, training.epochs or _default_epochs(config, prepared)
+    rate, epochs = training.head_learning_rate, training.epochs or default_epochs(config, prepared)
     parameter = next(backbone.model.parameters())
     dtype = parameter.dtype
     if METHODS[config.method].trains_backbone:
@@ -397,14 +397,19 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     return config.model_copy(update={**groups, **backbone_is, "recipe": "default", "output": str(directory)})
 
 
-def _default_epochs(config: RunConfig, prepared: PreparedTask) -> int:
-    """As many as give about `_USUAL_STEPS` optimizer steps, within bounds; or just as many as `max_steps` needs."""
+def default_epochs(config: RunConfig, prepared: PreparedTask) -> int:
+    """The epochs of a run whose settings do not say: the usual number, or just as many as `max_steps` needs."""
     batches, accumulation = make_batches(config, prepared.train), config.training.accumulation
     max_steps = config.training.max_steps
     if max_steps is None:
-        fewest, most = _USUAL_EPOCHS
-        return min(max(math.ceil(_USUAL_STEPS / math.ceil(batches.num_batches(0) / accumulation)), fewest), most)
+        return usual_epochs(math.ceil(batches.num_batches(0) / accumulation))
     return epochs_for_steps(batches, max_steps, accumulation)
+
+
+def usual_epochs(steps_per_epoch: int) -> int:
+    """As many as give about `_USUAL_STEPS` optimizer steps, within bounds."""
+    fewest, most = _USUAL_EPOCHS
+    return min(max(math.ceil(_USUAL_STEPS / steps_per_epoch), fewest), most)
 
 
 def _default_evaluation_epochs(epochs: int, prepared: PreparedTask) -> int:

@@ -86,7 +86,7 @@ def plan_trunk(
     if config.training.trunk_reuse == "off" or before is False:
         return None
     is_asked = config.training.trunk_reuse == "on" or before is True
-    obstacle = _obstacle(model, config, is_asked=is_asked)
+    obstacle = obstacle_to_reuse(model, config, is_asked=is_asked)
     if obstacle is None:
         recover_directory(directory / TRUNK_NAME)
         sequences = unique_sequences(examples)
@@ -162,7 +162,7 @@ def forget_trunk(directory: Path) -> None:
     shutil.rmtree(directory / TRUNK_NAME, ignore_errors=True)
 
 
-def _obstacle(model: PromptedModel, config: RunConfig, *, is_asked: bool) -> str | None:
+def obstacle_to_reuse(model: PromptedModel, config: RunConfig, *, is_asked: bool) -> str | None:
     """Why the layers below cannot be run once for all, or are not where it was not asked for; None where they are."""
     trunk, family = find_trunk(model.backbone)
     if model.adaptation is not None:
