@@ -4,10 +4,11 @@
     python benchmarks/plan_check.py --only fp32-8x64,bf16-32x256
     python benchmarks/plan_check.py --backbone roberta-large --device cuda
 
-Each case is a process of its own that trains a few steps with `ptuning.train`, on rows that fill `data.max_length`, and
-evaluates once. Measured: on a CPU the highest resident memory (VmHWM of Linux) less that after the imports; on a GPU the
-most that torch's allocator has given out. Predicted: `peak_bytes` of the plan, made before in another process. Seconds
-are the median of the steps after the first, against the plan's with the rate that it measured.
+Each case is a process of its own that trains a few steps with `ptuning.train`, on rows that fill `data.max_length`,
+and evaluates once. Measured: on a CPU the highest resident memory (VmHWM of Linux) less what was resident after a
+training of something tiny, which has imported and made all that libraries need; on a GPU the most that torch gave out.
+Predicted: `peak_bytes` of the plan, made in another process. Seconds are the median of the steps after the first,
+against the plan's with the rate that it measured.
 
 The last line is one JSON object. `ratio` is predicted over measured.
 """
@@ -15,6 +16,7 @@ The last line is one JSON object. `ratio` is predicted over measured.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import statistics
@@ -141,6 +143,7 @@ def _measure(settings: dict[str, Any]) -> dict[str, float]:
     from ptuning.config import load_config
     from ptuning.training.run import load_backbone_of, train
 
+    _train_something_small(settings)
     ends: list[float] = []
     register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
     is_gpu = settings["training.device"].startswith("cuda")
@@ -161,6 +164,34 @@ def _measure(settings: dict[str, Any]) -> dict[str, float]:
         "loading_bytes": loading,
         "seconds": statistics.median(steps),
     }
+
+
+def _train_something_small(settings: dict[str, Any]) -> None:
+    """All libraries are imported and all kernels made that a training uses, which is no memory of the one measured."""
+    from transformers import AutoConfig, AutoModel
+
+    from ptuning.backbones.loading import load_backbone
+    from ptuning.config import load_config
+    from ptuning.training.run import train
+
+    with tempfile.TemporaryDirectory() as directory:
+        whole = load_backbone(settings["backbone"])
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
+        config = AutoConfig.for_model(whole.family.model_type, **{**whole.model.config.to_dict(), **sizes})
+        AutoModel.from_config(config).save_pretrained(directory)
+        whole.tokenizer.save_pretrained(directory)
+        del whole
+        small = {
+            "backbone": directory,
+            "training.batch_size": 1,
+            "data.max_train_rows": 3,
+            "data.max_validation_rows": 2,
+            "data.max_length": 8,
+            "prompts.layers": "all",
+            "output": f"{directory}/run",
+        }
+        train(load_config(None, {**settings, **small}))
+    gc.collect()
 
 
 def _resident(name: str) -> int:

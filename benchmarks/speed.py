@@ -118,7 +118,8 @@ def _measure(arguments: argparse.Namespace, parts: list[str], directory: Path) -
         rows, rates_tried = (arguments.rows or ROWS), LEARNING_RATES[: 2 if arguments.quick else None]
         search = compare_search(options, data, rows=min(rows, ROWS), rates=rates_tried)
     if not rates:  # no set is there
-        rates = {name: matrix_rate(matrices.shapes, [512, 2048], dtype, options.device) for name, dtype in _DTYPES.items()}
+        shapes, device = matrices.shapes, options.device
+        rates = {name: matrix_rate(shapes, [512, 2048], dtype, device) for name, dtype in _DTYPES.items()}
     for result in sets.values():
         add_floor(result.get("epochs", {}), matrices, rates)
     if not options.adapters_python:

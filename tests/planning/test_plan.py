@@ -98,9 +98,7 @@ def test_the_largest_is_found_where_memory_bends(start: int) -> None:
 def test_pieces_hold_less_and_cost_the_same(config_alone: Callable[..., Path]) -> None:
     directory = config_alone("bert")
     whole = _plan(directory, **{"data.max_length": 16, "training.batch_size": 32})
-    cut = _plan(
-        directory, **{"data.max_length": 16, "training.batch_size": 32, "training.micro_batch_tokens": 128}
-    )
+    cut = _plan(directory, **{"data.max_length": 16, "training.batch_size": 32, "training.micro_batch_tokens": 128})
     assert cut.activation_bytes_per_batch < 0.3 * whole.activation_bytes_per_batch
     assert cut.operations_per_step == pytest.approx(whole.operations_per_step, rel=0.01)
     by_tokens = _plan(directory, **{"data.max_length": 16, "training.batch_tokens": 128})

@@ -85,7 +85,8 @@ def test_parameters_are_those_of_the_real_model_in_every_family(
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "albert", "deberta", "deberta-v2", "distilbert", "eurobert", "modernbert", "mpnet", "roberta", "t5"]
+    "name",
+    ["bert", "albert", "deberta", "deberta-v2", "distilbert", "eurobert", "modernbert", "mpnet", "roberta", "t5"],
 )
 def test_kept_for_the_backward_is_what_autograd_saves(
     name: str, tiny_model: Callable[..., Any], config_alone: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -149,7 +150,9 @@ def test_a_step_holds_what_it_holds_with_numbers(
 def test_layers_below_the_prompts_keep_nothing(config_alone: Callable[..., Path]) -> None:
     directory = config_alone("bert")
     of_all = _traced(_config(directory)).step(ROWS, SEQ_LEN)
-    of_last = _traced(_config(directory, **{"prompts.layers": "last:1", "training.trunk_reuse": "off"})).step(ROWS, SEQ_LEN)
+    of_last = _traced(_config(directory, **{"prompts.layers": "last:1", "training.trunk_reuse": "off"})).step(
+        ROWS, SEQ_LEN
+    )
     reused = _traced(_config(directory, **{"prompts.layers": "last:1"}))
     assert of_last.activations < 0.5 * of_all.activations
     assert reused.skips_trunk and reused.step(ROWS, SEQ_LEN).operations < 0.6 * of_last.operations

@@ -69,6 +69,6 @@ def _know_packed_weights() -> None:
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return
 
-    @torch.library.register_fake("mkldnn::_reorder_linear_weight")
+    @torch.library.register_fake("mkldnn::_reorder_linear_weight")  # type: ignore[untyped-decorator]
     def packed(weight: Tensor, batch_size: int | None = None) -> Tensor:
         return weight.new_empty(weight.shape)

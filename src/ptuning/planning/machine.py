@@ -46,7 +46,7 @@ def is_here(device: torch.device) -> bool:
 
 
 def memory_of(device: torch.device) -> int:
-    """Returns the memory of a device that is here, in bytes: of a CPU that of the machine, or what a container allows."""
+    """Returns a device's memory in bytes; of a CPU that of the machine, or what a container allows."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,8 +1,8 @@
 """Tensors without memory, on which a program runs as ever, and a record of what it would have held and computed.
 
-The program is the real one: torch's fake tensors have shapes, types and a device, and every operation gives what it would
-give, but no numbers. So what a step keeps for its backward is not estimated by formulas a family at a time, but is what
-this version of torch, transformers and this package keeps.
+The program is the real one: torch's fake tensors have shapes, types and a device, and every operation gives what it
+would give, but no numbers. So what a step keeps for its backward is not estimated by formulas a family at a time: it is
+what this version of torch, transformers and this package keeps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what tensors take together while they live, and what products cost.
 
     Args:
@@ -36,7 +36,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, device_type: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device_type = device_type
         self._storages: dict[int, weakref.ref[Any]] = {}
         self.live = self.peak = self.operations = 0
@@ -80,13 +80,13 @@ def _packed_product(inputs: Tensor, packed: Tensor, *args: Any, out_val: Any = N
 
 
 def _attention_on_cpu(query: Tensor, key: Tensor, value: Tensor, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward_on_cpu(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, out_val: Any = None, **kwargs: Any
 ) -> int:
-    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
 
 # What torch's own table lacks.
@@ -102,8 +102,8 @@ class ShapesAlone:
     """Where tensors have no memory.
 
     Args:
-        device: what is traced for. The tensors say that they are on the CPU, or else on torch's `meta` device: a build of
-            torch without CUDA has no operations for tensors that say they are there.
+        device: what is traced for. The tensors say that they are on the CPU, or else on torch's `meta` device: a build
+            of torch without CUDA has no operations for tensors that say they are there.
         under_autocast: whether products are computed under autocast, which `meta` does not have.
 
     Attributes:
@@ -140,10 +140,10 @@ class ShapesAlone:
 def _conversion_by_replacement() -> Iterator[None]:
     """`module.to()` and its siblings replace parameters that change, and leave others alone.
 
-    torch would swap what is in the two tensors, and refuses to where a weak reference exists, as fake tensors have some.
+    torch would swap what is in the two tensors, and refuses to where a weak reference exists, as fake tensors have.
     """
     before = nn.Module._apply
-    nn.Module._apply = _apply  # type: ignore[method-assign,assignment]
+    nn.Module._apply = _apply  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -167,8 +167,8 @@ class _Functions(TorchFunctionMode):
     """Functions that are others for tensors without memory, or on a GPU.
 
     Args:
-        is_gpu: whether attention and dropout are those of a GPU, which no other device has: a fused kernel that keeps no
-            weights, and a mask of one byte.
+        is_gpu: whether attention and dropout are those of a GPU, which no other device has: a fused kernel that keeps
+            no weights, and a mask of one byte.
     """
 
     def __init__(self, is_gpu: bool) -> None:
@@ -196,7 +196,7 @@ def _copy(tensor: Tensor) -> Tensor:
     return copied.requires_grad_(tensor.requires_grad)
 
 
-def _masked(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002
+def _masked(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """`dropout` by the kernel of a GPU."""
     if not training or p == 0.0:
         return input

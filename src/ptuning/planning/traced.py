@@ -85,7 +85,9 @@ class TracedModel:
         Raises:
             ConfigError: settings that contradict each other or the backbone.
         """
-        started_anew = {name: getattr(config, name).model_copy(update={"init": "normal"}) for name in ("prompts", "head")}
+        started_anew = {
+            name: getattr(config, name).model_copy(update={"init": "normal"}) for name in ("prompts", "head")
+        }
         training = config.training.model_copy(update={"compile": False})
         with self._shapes.running(making=True) as recorder:
             model = assemble_model(
