@@ -177,7 +177,7 @@ def _train_something_small(settings: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         whole = load_backbone(settings["backbone"])
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
-        config = AutoConfig.for_model(whole.family.model_type, **{**whole.model.config.to_dict(), **sizes})
+        config = AutoConfig.for_model(**{**whole.model.config.to_dict(), **sizes})
         AutoModel.from_config(config).save_pretrained(directory)
         whole.tokenizer.save_pretrained(directory)
         del whole

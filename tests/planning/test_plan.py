@@ -57,7 +57,7 @@ def test_config_alone_is_enough(config_alone: Callable[..., Path]) -> None:
     assert plan.weights_bytes >= 4 * plan.num_parameters
     assert plan.steps_per_epoch is plan.epochs is plan.training_seconds is None
     assert {"2 labels", "head.pooling is cls"} <= set(plan.assumptions)
-    assert plan.max_length == 37 and "37 tokens" in plan.assumptions[0]
+    assert plan.max_length == 38 and "38 tokens" in plan.assumptions[0]
 
 
 def test_epochs_are_those_of_the_run(tiny_run: Callable[..., Any], tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_epochs_are_those_of_the_run(tiny_run: Callable[..., Any], tmp_path: Pat
 
 
 def test_the_largest_batch_fits_and_the_next_does_not(config_alone: Callable[..., Path]) -> None:
-    directory, memory = config_alone("bert"), 640_000_000
+    directory, memory = config_alone("bert"), 700_000_000
     plan = _plan(directory, memory=memory)
     assert plan.largest_batch_size is not None and plan.largest_batch_size > 100
     at = _plan(directory, memory=memory, **{"training.batch_size": plan.largest_batch_size})

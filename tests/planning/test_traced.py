@@ -35,7 +35,7 @@ def _config(directory: Path, **overrides: Any) -> RunConfig:
 
 def _traced(config: RunConfig, dtype: torch.dtype = torch.float32) -> TracedModel:
     model = TracedModel(config, CPU, dtype)
-    model.assemble(config, KIND)
+    model.assemble(config, KIND, SEQ_LEN)
     return model
 
 
@@ -169,7 +169,7 @@ def test_half_the_width_of_numbers_is_half_the_memory(config_alone: Callable[...
 def test_a_gpu_that_is_not_here_keeps_no_attention_weights(config_alone: Callable[..., Path]) -> None:
     config = _config(config_alone("bert"))
     model = TracedModel(config, torch.device("cuda"), torch.float32)
-    model.assemble(config, KIND)
+    model.assemble(config, KIND, SEQ_LEN)
     short, long = (model.step(2, seq_len).activations for seq_len in (16, 32))
     assert model.laid_out == 0
     assert long < 2.3 * short  # no term that grows with the square

@@ -126,7 +126,7 @@ def make_plan(config: RunConfig, *, memory_bytes: int | None = None, rate: float
     model = TracedModel(config, device, torch.float32 if method.trains_backbone else dtype)
     known = know_task(config, model.backbone)
     config, assumptions = _resolved(known, model.backbone, dtype)
-    model.assemble(config, known.kind)
+    model.assemble(config, known.kind, known.max_length)
     memory = memory_of(device) if memory_bytes is None else memory_bytes
     libraries = libraries_of(device)
     room = int(memory * USABLE) - libraries

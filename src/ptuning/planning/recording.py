@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from ptuning.errors import BackboneError
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -125,6 +127,9 @@ class ShapesAlone:
 
         Args:
             making: whether modules are made, whose tensors are to be on the device at once.
+
+        Raises:
+            BackboneError: something in it did ask.
         """
         with ExitStack() as stack:
             stack.enter_context(_conversion_by_replacement())
@@ -133,7 +138,13 @@ class ShapesAlone:
             if making:
                 stack.enter_context(self.device)
             stack.enter_context(_Functions(self._is_gpu))
-            yield self.recorder
+            try:
+                yield self.recorder
+            except (DataDependentOutputException, DynamicOutputShapeException) as error:
+                raise BackboneError(
+                    f"no plan can be made of this model: its forward asks for the numbers of a tensor ({error}), and a "
+                    "plan has shapes alone. Plan it with head.kind linear, or try it with training.max_steps=2."
+                ) from error
 
 
 @contextmanager

@@ -75,12 +75,13 @@ class TracedModel:
         self._model: PromptedModel | None = None
         self._moments: list[Tensor] = []
 
-    def assemble(self, config: RunConfig, kind: TaskKind) -> None:
+    def assemble(self, config: RunConfig, kind: TaskKind, max_length: int) -> None:
         """Makes what the method trains, and the head.
 
         Args:
             config: of the run, its pooling known; whatever prompts or head would start from, here they start anew.
             kind: of the task.
+            max_length: tokens a sequence.
 
         Raises:
             ConfigError: settings that contradict each other or the backbone.
@@ -110,9 +111,9 @@ class TracedModel:
             self.optimizer = sum(moment.nbytes for moment in self._moments)
         self.counts = count_trained(model)
         before = self.weights + self.trained + self.optimizer
-        self.evaluation(1, 3)  # weights are laid out when they are first used
+        self.evaluation(1, max_length)  # weights are laid out when they are first used
         if parameters and METHODS[config.method].makes_steps:
-            self.step(1, 3)
+            self.step(1, max_length)
         gc.collect(1)
         self.laid_out = recorder.live - before
 
