@@ -16,13 +16,19 @@ from transformers import AutoModel, AutoModelForTextEncoding
 from transformers.initialization import no_init_weights
 
 from ptuning.backbones import embedded
-from ptuning.backbones.families import find_family
-from ptuning.backbones.loading import Attention, Backbone, _load_config, _take_pooler
+from ptuning.backbones.direction import Direction, switch_config, switch_modules
+from ptuning.backbones.families import attention_modules, find_family, find_trunk
+from ptuning.backbones.loading import Attention, Backbone, _attention_for, _load_config, _take_pooler
 from ptuning.errors import BackboneError
 
 
 def outline_backbone(
-    name: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32, attention: Attention = "sdpa"
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: Attention = "auto",
+    attention_direction: Direction | None = None,
 ) -> Backbone:
     """Makes the outline of a backbone. Of what it was saved with only `config.json` is read.
 
@@ -33,6 +39,7 @@ def outline_backbone(
         revision: commit, branch or tag on the hub.
         dtype: storage of its weights.
         attention: base implementation.
+        attention_direction: of a decoder.
 
     Raises:
         BackboneError: not found, of an unsupported family, or its config is not one of a whole model.
@@ -44,6 +51,12 @@ def outline_backbone(
     options = {"revision": revision, "trust_remote_code": False}
     config = _load_config(name, source, options)
     family = find_family(config)
+    switch_config(family, config, attention_direction)
+    attention = _attention_for(family, config, attention)
+    if family.is_decoder:
+        config.use_cache = False
+    if family.is_encoder_of_seq2seq:
+        config.is_encoder_decoder = False
     base = attention if family.native_forward is None else "eager"
     loader: Any = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
     try:
@@ -53,6 +66,7 @@ def outline_backbone(
         raise BackboneError(
             f"the config.json of {name} makes no {family.model_type}: {error}. Check that it is the checkpoint's own."
         ) from error
+    switch_modules(family, config, attention_modules(find_trunk(model)[0], family))
     pooler = _take_pooler(model)
     model.requires_grad_(False).eval()
     if pooler is not None:

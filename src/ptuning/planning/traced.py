@@ -67,7 +67,11 @@ class TracedModel:
         self._device = device
         with self._shapes.running(making=True):
             self.backbone: Backbone = outline_backbone(
-                config.backbone, revision=config.revision, dtype=dtype, attention=config.training.attention
+                config.backbone,
+                revision=config.revision,
+                dtype=dtype,
+                attention=config.training.attention,
+                attention_direction=config.attention_direction,
             )
         self.weights = self.laid_out = self.trained = self.optimizer = 0
         self.counts: dict[str, int] = {}
