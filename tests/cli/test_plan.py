@@ -58,10 +58,9 @@ def test_wrong_combinations_are_bad_usage(ptuning: Ptuning, arguments: list[str]
     assert (result.status, result.out) == (2, "") and said in result.err
 
 
-def test_a_backbone_that_is_nowhere_has_failed(ptuning: Ptuning, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    result = ptuning("info", "--plan", "--task", "regression", "--backbone", "nobody/nothing", *RATE)
-    assert result.status == 1 and "the backbone 'nobody/nothing' was not found" in result.err
+def test_a_backbone_without_config_has_failed(ptuning: Ptuning, tmp_path: Path) -> None:
+    result = ptuning("info", "--plan", "--task", "regression", "--backbone", tmp_path, *RATE)
+    assert result.status == 1 and f"the backbone '{tmp_path}' was not found" in result.err
 
 
 @pytest.mark.parametrize(
