@@ -183,10 +183,14 @@ def test_packing_is_refused_where_there_is_no_flex_attention(
         ({"attention": "flex_attention"}, "attention is flex_attention, but the device is cpu.*attention to sdpa"),
     ],
 )
+@pytest.mark.parametrize("method", ["p-tuning-v2", "p-tuning"])
 def test_training_with_flex_attention_on_a_cpu_is_refused(
-    settings: dict[str, str], message: str, tiny_run: TinyRun, tmp_path: Path
+    method: str, settings: dict[str, str], message: str, tiny_run: TinyRun, tmp_path: Path
 ) -> None:
-    config = tiny_run(tmp_path / "run", **{f"training.{name}": value for name, value in settings.items()})
+    if method == "p-tuning" and "packing" in settings:
+        message = "packing is on, but sequences with the virtual tokens of p-tuning are not packed. Set it to auto"
+    own = {f"training.{name}": value for name, value in settings.items()}
+    config = tiny_run(tmp_path / "run", method=method, **own)
     with pytest.raises(ConfigError, match=message):
         ptuning.train(config)
 
@@ -215,13 +219,14 @@ def test_a_packed_run_learns_what_a_padded_one_learns(kind: str, tiny_run: TinyR
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["p-tuning-v2", "p-tuning"])
 def test_dropout_of_attention_weights_is_refused_before_training(
-    tiny_run: TinyRun, tiny_model: Callable[..., Any], tmp_path: Path
+    method: str, tiny_run: TinyRun, tiny_model: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = tiny_model("bert", attention="flex_attention", attention_probs_dropout_prob=0.1).to("meta")  # no CPU
     backbone = Backbone(model, find_trunk(model)[1], source="tiny", name="tiny", revision=None)
     for setting in ("checkpoint", 0.1):
-        config = tiny_run(tmp_path / "run", **{"training.backbone_dropout": setting})
+        config = tiny_run(tmp_path / "run", method=method, **{"training.backbone_dropout": setting})
         with pytest.raises(ConfigError, match=r"but the checkpoint drops them with probability 0\.1.*dropout to off"):
             assemble_model(config, backbone, None, [])  # type: ignore[arg-type]
 

@@ -151,13 +151,12 @@ def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
     trunk_config = backbone.model.config
     device = next(backbone.model.parameters()).device
     is_flex, is_asked = can_pack(backbone.family, trunk_config), config.training.packing == "on"
-    if METHODS[config.method].has_input_prompts:
-        if is_asked:
-            raise ConfigError(
-                f"training.packing is on, but sequences with the virtual tokens of {config.method} are not packed. Set "
-                "it to auto."
-            )
-        return False
+    has_input_prompts = METHODS[config.method].has_input_prompts
+    if has_input_prompts and is_asked:
+        raise ConfigError(
+            f"training.packing is on, but sequences with the virtual tokens of {config.method} are not packed. Set "
+            "it to auto."
+        )
     has_pieces = config.head.kind == "verbalizer" and backbone.pieces is not None
     if has_pieces and is_asked:
         raise ConfigError(
@@ -180,7 +179,8 @@ def _is_packed(config: RunConfig, backbone: Backbone) -> bool:
             f"with probability {dropout} (training.backbone_dropout is {backbone_dropout(config)}). "
             "Set training.backbone_dropout to off, or training.attention to sdpa."
         )
-    return is_asked or (is_flex and config.training.packing == "auto" and not has_pieces)
+    is_free = is_flex and not has_input_prompts and not has_pieces
+    return is_asked or (is_free and config.training.packing == "auto")
 
 
 def _make_prompts(

@@ -45,8 +45,8 @@ def make_mask(config: Any, embeddings: Tensor, attention_mask: Tensor | None, co
         )
     if "flash" in str(config._attn_implementation):
         raise BackboneError(
-            "flash attention cannot see a context whole and what follows it from left to right. Load this backbone "
-            "with attn_implementation='sdpa'."
+            "flash attention cannot see a context whole and what follows it from left to right. Set training.attention "
+            "to sdpa, or load the backbone with load_backbone(..., attention='sdpa')."
         )
     lengths = context_lengths.to(embeddings.device).expand(batch_size)
 
