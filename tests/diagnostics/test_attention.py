@@ -15,6 +15,7 @@ from ptuning.data.batching import Example
 from ptuning.diagnostics.attention import watch_prompts
 from ptuning.prompts import GivenPrompts, PromptBank
 from ptuning.prompts.norms import mean_norms
+from ptuning.tasks.classification import Classification
 
 SENTENCES = [[2, 9, 11, 14, 3], [2, 8, 3], [2, 20, 21, 22, 23, 24, 25, 26, 3]]
 
@@ -88,6 +89,25 @@ def test_every_choice_of_an_example_is_a_sequence(backbone: Backbone) -> None:
     rows = watch_prompts(attached, backbone, 0, _examples(SENTENCES))
     assert choices.num_tokens == 17
     torch.testing.assert_close(choices.attention, rows.attention)
+
+
+def test_blanks_that_are_filled_behind_the_text_are_watched_so(glm_with_words: Path) -> None:
+    backbone = load_backbone(glm_with_words, device="cpu", dtype=torch.float32)
+    pieces = backbone.pieces
+    assert pieces is not None
+    kind = Classification(("no", "yes"), "{text} so {mask}.", ("No, it is", "Yes, it is"))
+    examples = kind.encode([{"text": "the lamp is red"}], backbone.tokenizer, 64, training=False)
+    (sequences,) = (example.sequences for example in examples)
+    sizes = backbone.description
+    attached = ptuning.attach(backbone.model, torch.zeros(1, 2, sizes.num_heads, 1, sizes.head_dim), layers=[1])
+    found = watch_prompts(attached, backbone, 0, examples, pieces=pieces)
+    plain = watch_prompts(attached, backbone, 0, examples)
+    attached.detach()
+    assert found.num_tokens == sum(map(len, sequences)) == plain.num_tokens
+    alone = [torch.tensor([ids]) for ids in sequences]
+    captured = [capture_keys_values(backbone.model, ids, torch.ones_like(ids), **pieces.inputs(ids)) for ids in alone]
+    torch.testing.assert_close(found.real_norms.float(), mean_norms(torch.cat(captured, dim=3)))
+    assert not torch.allclose(plain.real_norms, found.real_norms, rtol=1e-3)
 
 
 def test_nothing_of_it_stays_on_the_backbone(backbone: Backbone, tiny_run: Callable[..., Any]) -> None:

@@ -209,6 +209,17 @@ def test_room_is_kept_for_special_tokens_the_piece_and_what_is_whole(words: Any)
     ]
 
 
+def test_words_of_several_tokens_are_cut_around_what_their_own_row_marks(words: Any) -> None:
+    rows = [
+        {"text": "a b c d e", "keep": [[0, 1]], "label": "0"},
+        {"text": "b c d e a", "keep": [[8, 9]], "label": "1"},
+    ]
+    kind = Classification(("0", "1"), "{text} {mask}", ("may be", "no so"))
+    first, second = kind.encode(rows, words, 8, training=True)
+    assert first.sequences == (_ids("cls a b mask eos sop may be"), _ids("cls a b mask eos sop no so"))
+    assert second.sequences == (_ids("cls e a mask eos sop may be"), _ids("cls e a mask eos sop no so"))
+
+
 def test_what_is_never_cut_and_does_not_fit_is_an_error(words: Any) -> None:
     row = {"text": "a", "text_pair": "a b c d e"}
     with pytest.raises(DataError, match="sequence 1: .* leave room for 0 tokens of its text in max_length 9, expected"):

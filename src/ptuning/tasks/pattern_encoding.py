@@ -318,7 +318,7 @@ def _make_frame(tokenizer: Any, parts: Sequence[Part], num_masks: int, *, has_pi
             between.append(words)
     probe = tokenizer("a", return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
     ids, special = probe["input_ids"], probe["special_tokens_mask"]
-    types = None if has_piece else probe.get("token_type_ids")
+    types = probe.get("token_type_ids")
     first, end = special.index(0), len(special) - special[::-1].index(0)
     unknown = tokenizer.unk_token_id
     after, own = list(ids[end:]), set() if mask is None else {mask}
