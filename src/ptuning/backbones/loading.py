@@ -107,16 +107,19 @@ class Backbone:
         """Its tokenizer.
 
         Raises:
-            BackboneError: there is none beside the weights.
+            BackboneError: there is none beside the weights, or it is not a GLM's where they are.
         """
+        is_glm = self.family.model_type == glm.MODEL_TYPE
+        # whose config.json transformers would take for that of another model
+        known = {"config": self.model.config} if is_glm else {}
         try:
-            if self.family.model_type == glm.MODEL_TYPE and glm.has_published_tokenizer(self._file):
+            if is_glm and glm.has_published_tokenizer(self._file):
                 sizes = self.model.config
                 return glm.load_tokenizer(self._file, vocab_size=sizes.vocab_size, max_length=sizes.max_sequence_length)
             # Without any, transformers makes an empty tokenizer, to which every text is unknown.
             if not any(self._file(name) for name in _VOCABULARY_FILES):
                 raise OSError(f"none of {', '.join(_VOCABULARY_FILES)} is there")
-            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.load_options)
+            tokenizer = AutoTokenizer.from_pretrained(self.source, **known, **self.load_options)
         except PtuningError:
             raise
         except Exception as error:  # a damaged file may give any: the tokenizers library raises Exception itself
@@ -124,7 +127,8 @@ class Backbone:
                 f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
                 "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
             ) from error
-        if self.family.model_type == glm.MODEL_TYPE:
+        if is_glm:
+            glm.require_tokens(tokenizer, self.source)
             tokenizer.model_input_names = ["input_ids", "attention_mask"]  # it has no token types
         if self.family.is_decoder:
             part_pairs(tokenizer)

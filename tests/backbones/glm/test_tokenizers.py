@@ -198,9 +198,41 @@ def test_the_vocabulary_counts_more_than_the_tokenizer_it_was_made_for(tiny_glm:
     backbone = load_backbone(directory)
     assert _tokens(backbone.tokenizer, " red") == ["[CLS]", "Ġred", "<|endoftext|>"]
     (directory / "merges.txt").unlink()
-    alone = load_backbone(directory).tokenizer
-    assert list(alone("red")) == ["input_ids", "attention_mask"], "GLM has no token types, whatever its tokenizer"
-    assert alone("red")["input_ids"] == [1]
+    with pytest.raises(
+        BackboneError,
+        match=r"is not one of a GLM \(2021\): it has no cls_token, no mask_token\. Expected .*vocab.json with merges",
+    ):
+        _ = load_backbone(directory).tokenizer
+
+
+def test_a_tokenizer_without_pieces_is_refused(tiny_glm: Path, tmp_path: Path, capfd: Any, caplog: Any) -> None:
+    """BERT's has [CLS] and [MASK], and would have a GLM answer at the mask."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
+    inner = Tokenizer(models.WordLevel({token: place for place, token in enumerate(tokens)}, unk_token="[UNK]"))
+    directory = tmp_path / "bert"
+    shutil.copytree(tiny_glm, directory, ignore=shutil.ignore_patterns("vocab.json", "merges.txt", "*token*"))
+    inner.save(str(directory / "tokenizer.json"))
+    message = r"has no <\|startofpiece\|>, no <\|endofpiece\|>, no cls_token, no mask_token\."
+    with pytest.raises(BackboneError, match=message):
+        _ = load_backbone(directory).tokenizer
+    names = {name: f"[{name[:-6].upper()}]" for name in ("cls_token", "mask_token", "sep_token", "pad_token")}
+    PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(directory)
+    for read in ("tokenizer", "pieces", "pooling"):
+        with pytest.raises(BackboneError, match=r"it has no <\|startofpiece\|>, no <\|endofpiece\|>\. Expected"):
+            getattr(load_backbone(directory), read)
+    said = capfd.readouterr()
+    assert "151329" not in said.err + said.out + caplog.text, "its config is not read as that of a GLM-4"
+
+
+def test_a_tokenizer_of_its_own_that_was_saved_is_taken(tiny_glm: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "saved"
+    shutil.copytree(tiny_glm, directory, ignore=shutil.ignore_patterns("vocab.json", "merges.txt", "tokenizer*"))
+    published = load_backbone(tiny_glm)
+    published.tokenizer.save_pretrained(directory)
+    saved = load_backbone(directory)
+    texts = (" red [MASK] is", " lamp")
+    assert saved.tokenizer(*texts)["input_ids"] == published.tokenizer(*texts)["input_ids"]
+    assert saved.pieces == published.pieces
 
 
 def test_sentencepiece_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

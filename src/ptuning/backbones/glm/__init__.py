@@ -16,16 +16,25 @@ The classes are registered with transformers' Auto classes as `glm2021`, so what
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from ptuning.backbones.glm.checkpoint import load_model, missing_config, read_config
 from ptuning.backbones.glm.config import MODEL_TYPE, Glm2021Config, is_glm_2021
 from ptuning.backbones.glm.model import Glm2021ForMaskedLM, Glm2021Model, TiedLogits, tied_logits
-from ptuning.backbones.glm.tokenizers import END_OF_PIECE, START_OF_PIECE, has_published_tokenizer, load_tokenizer
+from ptuning.backbones.glm.tokenizers import (
+    END_OF_PIECE,
+    START_OF_PIECE,
+    has_published_tokenizer,
+    load_tokenizer,
+    require_tokens,
+)
 
 AutoConfig.register(MODEL_TYPE, Glm2021Config, exist_ok=True)
 AutoModel.register(Glm2021Config, Glm2021Model, exist_ok=True)
 AutoModelForMaskedLM.register(Glm2021Config, Glm2021ForMaskedLM, exist_ok=True)
+AutoTokenizer.register(  # type: ignore[no-untyped-call]
+    Glm2021Config, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True
+)
 
 __all__ = [
     "END_OF_PIECE",
@@ -41,5 +50,6 @@ __all__ = [
     "load_tokenizer",
     "missing_config",
     "read_config",
+    "require_tokens",
     "tied_logits",
 ]

@@ -100,6 +100,28 @@ def has_published_tokenizer(find: Find) -> bool:
     return any(all(find(name) for name in names) for names in VOCABULARIES)
 
 
+def require_tokens(tokenizer: Any, source: str) -> None:
+    """Makes sure that a tokenizer which was not made here is one of a GLM: it frames texts and fills blanks.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        source: where it is from, for the message.
+
+    Raises:
+        BackboneError: it lacks a token without which a GLM is asked in a way that it was not trained for.
+    """
+    known = tokenizer.get_vocab()
+    absent = [token for token in (START_OF_PIECE, END_OF_PIECE) if token not in known]
+    absent += [name for name in ("cls_token", "mask_token") if getattr(tokenizer, f"{name}_id", None) is None]
+    if absent:
+        files = ", or ".join(" with ".join(names) for names in VOCABULARIES)
+        raise BackboneError(
+            f"the tokenizer in {source} is not one of a GLM (2021): it has no {', no '.join(absent)}. Expected the "
+            f"files that the checkpoint was published with ({files}). Put them beside the weights; if they are there "
+            "on the hub, it was not reachable."
+        )
+
+
 def load_tokenizer(find: Find, *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Makes the tokenizer of a checkpoint from the files that it was published with.
 
