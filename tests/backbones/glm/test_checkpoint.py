@@ -355,6 +355,27 @@ def test_an_index_must_have_its_files_and_they_its_weights(checkpoint: tuple[Pat
         load_backbone(directory)
 
 
+@pytest.mark.parametrize("file", [1, "../other.bin", "/etc/hostname", "..", "", None, ["a.bin"]])
+def test_an_index_names_files_beside_it(file: Any, checkpoint: tuple[Path, Weights]) -> None:
+    directory, _ = checkpoint
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
+    with pytest.raises(BackboneError, match="index.json is not an index of weights: (Value|Type)Error"):
+        load_backbone(directory)
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_weights_in_whole_numbers_are_refused(kind: str, checkpoint: tuple[Path, Weights]) -> None:
+    directory, weights = checkpoint
+    name = "transformer.layers.1.mlp.dense_h_to_4h.weight"
+    weights = {**weights, name: weights[name].to(torch.int8), "pool_layer.steps": torch.tensor([3])}
+    if kind == "bin":
+        torch.save(weights, directory / "pytorch_model.bin")
+    else:
+        save_file(weights, directory / "model.safetensors")
+    with pytest.raises(BackboneError, match=f"has 1 weights that are not of float32, float16.*: {name}. Use the"):
+        load_backbone(directory)
+
+
 def test_sets_of_shards_must_be_whole(checkpoint: tuple[Path, Weights]) -> None:
     directory, weights = checkpoint
     paths = _write_shards(directory, weights, 4)

@@ -49,6 +49,11 @@ def test_another_name_of_the_number_of_layers_is_read(published_config: Any) -> 
     assert Glm2021Config.from_published(values).num_layers == 7
 
 
+def test_sizes_that_follow_from_others_may_be_there(published_config: Any) -> None:
+    values = published_config(head_dim=8, intermediate_size=128, max_position_embeddings=40)
+    assert Glm2021Config.from_published(values).to_dict() == Glm2021Config.from_published(published_config()).to_dict()
+
+
 def test_known_by_its_fields_whatever_its_type_says(published_config: Any) -> None:
     assert is_glm_2021(published_config())
     without = published_config()
@@ -87,6 +92,11 @@ def test_a_glm_of_today_is_not_read_as_one_of_2021(tmp_path: Path, published_con
         ("pool_token", "mean", "pool_token 'mean', expected one of cls, start, pad"),
         ("num_layers", 0, "num_layers 0, expected a whole number of at least 1"),
         ("hidden_size", "32", "hidden_size '32', expected a whole number of at least 1"),
+        ("num_layers", True, "num_layers True, expected a whole number of at least 1"),
+        ("layernorm_epsilon", "x", "layernorm_epsilon 'x', expected a number above 0"),
+        ("head_dim", 16, "head_dim 16, expected 8, which follows from its other sizes. Leave head_dim out"),
+        ("intermediate_size", 64, "intermediate_size 64, expected 128, which follows"),
+        ("max_position_embeddings", 39, "max_position_embeddings 39, expected 40, which follows"),
         ("num_attention_heads", 5, "hidden_size 32 and num_attention_heads 5, expected a width that the heads divide"),
     ],
 )

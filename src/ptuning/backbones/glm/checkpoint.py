@@ -39,6 +39,7 @@ _IGNORED = ("dense.", "out_proj.", "pool_layer.", "multichoice_head.", "prompt_s
 _EMBEDDINGS = "word_embeddings.weight"
 _TIED = "lm_head.weight"
 _MOST_NAMES = 6
+_SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 _EXAMPLE = (
     '{"model_type": "glm", "num_layers": 36, "hidden_size": 2048, "num_attention_heads": 32, "vocab_size": 50304, '
@@ -144,6 +145,7 @@ def _find_weights(find: Find, source: str) -> dict[str, _Weight]:
 
 def _safetensors(path: Path) -> Iterator[tuple[str, _Weight]]:
     file: Any = safe_open(path, framework="pt", device="cpu")
+    _check_floating({name: _SAFETENSORS.get(file.get_slice(name).get_dtype()) for name in file.keys()}, path)
 
     def read(name: str, dtype: torch.dtype | None, device: torch.device) -> Tensor:
         tensor: Tensor = file.get_tensor(name)
@@ -156,6 +158,20 @@ def _safetensors(path: Path) -> Iterator[tuple[str, _Weight]]:
 def _pickled(path: Path) -> Iterator[tuple[str, _Weight]]:
     for name, tensor in _tensors(read_pickle(path), path).items():
         yield name, _Weight(tensor.shape, partial(_moved, tensor))
+
+
+def _check_floating(dtypes: Mapping[str, torch.dtype | None], path: Path) -> None:
+    """Refuses whole numbers, which are weights only beside scales that nothing here knows."""
+    wrong = [
+        name
+        for name, dtype in dtypes.items()
+        if dtype not in _SAFETENSORS.values() and not _published(name).startswith(_IGNORED)
+    ]
+    if wrong:
+        raise BackboneError(
+            f"{path} has {len(wrong)} weights that are not of float32, float16, bfloat16 or float64: {_some(wrong)}. "
+            "Use the checkpoint as it was published, and training.quantization to store it in fewer bits."
+        )
 
 
 def _moved(tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:
@@ -175,6 +191,7 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             f"{path} has entries that are no weights: {_some(wrong)}. Expected a dictionary of tensors by name, or one "
             "under `module`. Use the checkpoint as it was published."
         )
+    _check_floating({name: tensor.dtype for name, tensor in inner.items()}, path)
     return dict(inner)
 
 
@@ -182,6 +199,9 @@ def _in_parts(index: Path, find: Find, read: Callable[[Path], Iterator[tuple[str
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
+        wrong = [file for file in files if not (isinstance(file, str) and _is_beside(file))]
+        if wrong:
+            raise ValueError(f"its weights are in {wrong[0]!r}, which is not the name of a file beside it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackboneError(
             f"{index} is not an index of weights: {type(error).__name__} {error}. Expected a `weight_map` from names "
@@ -200,6 +220,11 @@ def _in_parts(index: Path, find: Find, read: Callable[[Path], Iterator[tuple[str
             "checkpoint again."
         )
     return weights
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a name is that of a file in the same directory."""
+    return name not in ("", ".", "..") and not {"/", "\\"} & set(name)
 
 
 def _sharded(paths: list[Path], directory: Path) -> dict[str, _Weight]:

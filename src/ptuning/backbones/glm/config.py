@@ -20,6 +20,8 @@ _POOL_TOKENS = ("cls", "start", "pad")
 # What the published file has, and a config of transformers has under another name or must not keep.
 _NOT_KEPT = ("model_type", "auto_map", "transformers_version", "architectures", "_name_or_path", "_commit_hash")
 
+_DERIVED = ("max_position_embeddings", "intermediate_size", "head_dim")  # from other fields
+
 
 class Glm2021Config(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Settings of a GLM of 2021/22. Names are those of the published files; defaults are those of GLM-large.
@@ -100,7 +102,14 @@ class Glm2021Config(PretrainedConfig):  # type: ignore[no-untyped-call]
     @classmethod
     def from_published(cls, values: Mapping[str, Any]) -> Glm2021Config:
         """Makes a config from the content of a `config.json` that `is_glm_2021`."""
-        return cls(**{name: value for name, value in values.items() if name not in _NOT_KEPT})
+        config = cls(**{name: value for name, value in values.items() if name not in (*_NOT_KEPT, *_DERIVED)})
+        for name in _DERIVED:
+            if values.get(name) not in (None, getattr(config, name)):
+                raise BackboneError(
+                    f"the config of this GLM (2021) has {name} {values[name]!r}, expected {getattr(config, name)}, which "
+                    f"follows from its other sizes. Leave {name} out of its config.json, or correct it."
+                )
+        return config
 
 
 def is_glm_2021(values: Mapping[str, Any]) -> bool:
@@ -130,8 +139,11 @@ def _check(config: Glm2021Config) -> None:
         found.append(("pool_token", f"one of {', '.join(_POOL_TOKENS)}"))
     for name in ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "max_sequence_length"):
         size = getattr(config, name)
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             found.append((name, "a whole number of at least 1"))
+    epsilon: object = config.layernorm_epsilon
+    if not isinstance(epsilon, int | float) or isinstance(epsilon, bool) or not epsilon > 0:
+        found.append(("layernorm_epsilon", "a number above 0"))
     if found:
         name, expected = found[0]
         raise BackboneError(
