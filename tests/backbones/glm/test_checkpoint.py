@@ -400,6 +400,20 @@ def test_shards_of_different_checkpoints_are_refused(checkpoint: tuple[Path, Wei
         load_backbone(directory)
 
 
+def test_the_directory_above_shards_names_that_of_the_shards(checkpoint: tuple[Path, Weights]) -> None:
+    directory, weights = checkpoint
+    (directory / "300000").mkdir()
+    _write_shards(directory / "300000", weights, 2)
+    (directory / "latest").write_text("300000")
+    words = r"has no weights itself, but mp_rank_XX_model_states.pt in 300000\. Give .*300000 as the backbone, with"
+    with pytest.raises(BackboneError, match=words):
+        load_backbone(directory)
+    (directory / "config.json").rename(directory / "300000" / "config.json")
+    with pytest.raises(BackboneError, match=words):
+        load_backbone(directory)
+    load_backbone(directory / "300000")
+
+
 def test_shards_without_a_config_say_what_is_needed(checkpoint: tuple[Path, Weights]) -> None:
     directory, weights = checkpoint
     _write_shards(directory, weights, 2)

@@ -24,7 +24,7 @@ from transformers import PretrainedConfig
 from ptuning.backbones.glm.config import Glm2021Config, is_glm_2021
 from ptuning.backbones.glm.model import Glm2021Model
 from ptuning.backbones.glm.pickles import read_pickle
-from ptuning.backbones.glm.shards import check_shards, find_shards, join, joined_shape
+from ptuning.backbones.glm.shards import check_shards, directories_of_shards, find_shards, join, joined_shape
 from ptuning.errors import BackboneError
 
 Find = Callable[[str], str | None]
@@ -78,11 +78,24 @@ def read_config(source: str, revision: str | None = None) -> Glm2021Config | Non
 def missing_config(source: str) -> BackboneError | None:
     """Returns what to say of a directory with shards of the original training code and no config, else None."""
     directory = Path(source)
-    if not directory.is_dir() or (directory / "config.json").exists() or not find_shards(directory):
+    if not directory.is_dir() or (directory / "config.json").exists():
         return None
+    if find_shards(directory):
+        return BackboneError(
+            f"{directory} has mp_rank_XX_model_states.pt, but no config.json, which says what model they are of. Put "
+            f"one beside them with the sizes of the model, for GLM-2B for example: {_EXAMPLE}"
+        )
+    return _shards_below(directory)
+
+
+def _shards_below(directory: Path) -> BackboneError | None:
+    below = directories_of_shards(directory)
+    if not below:
+        return None
+    names = ", ".join(path.name for path in below)
     return BackboneError(
-        f"{directory} has mp_rank_XX_model_states.pt, but no config.json, which says what model they are of. Put one "
-        f"beside them with the sizes of the model, for GLM-2B for example: {_EXAMPLE}"
+        f"{directory} has no weights itself, but mp_rank_XX_model_states.pt in {names}. "
+        f"Give {below[-1]} as the backbone, with config.json and the tokenizer's files in it."
     )
 
 
@@ -137,6 +150,8 @@ def _find_weights(find: Find, source: str) -> dict[str, _Weight]:
     directory = Path(source)
     if directory.is_dir() and (paths := find_shards(directory)):
         return _sharded(paths, directory)
+    if refusal := _shards_below(directory):
+        raise refusal
     raise BackboneError(
         f"{source} has no weights, expected model.safetensors, pytorch_model.bin, one of both in parts with an index, "
         "or mp_rank_XX_model_states.pt. Put the checkpoint's files there."

@@ -106,8 +106,8 @@ class Glm2021Config(PretrainedConfig):  # type: ignore[no-untyped-call]
         for name in _DERIVED:
             if values.get(name) not in (None, getattr(config, name)):
                 raise BackboneError(
-                    f"the config of this GLM (2021) has {name} {values[name]!r}, expected {getattr(config, name)}, which "
-                    f"follows from its other sizes. Leave {name} out of its config.json, or correct it."
+                    f"the config of this GLM (2021) has {name} {values[name]!r}, expected {getattr(config, name)}, "
+                    f"which follows from its other sizes. Leave {name} out of its config.json, or correct it."
                 )
         return config
 

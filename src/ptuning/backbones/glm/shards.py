@@ -38,6 +38,11 @@ def find_shards(directory: Path) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
+def directories_of_shards(directory: Path) -> list[Path]:
+    """Returns the directories below one that have shards: DeepSpeed saves each step in its own, beside `latest`."""
+    return sorted({path.parent for path in directory.glob("*/mp_rank_*") if _NAME.fullmatch(path.name)})
+
+
 def check_shards(shards: Sequence[Mapping[str, Tensor]], sizes: Sequence[int | None], directory: Path) -> None:
     """Makes sure that shards are those of one checkpoint.
 
