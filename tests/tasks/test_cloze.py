@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ptuning
+from ptuning.backbones.loading import load_backbone
 from ptuning.data import TaskData
 from ptuning.errors import DataError
 from ptuning.evaluation import evaluate
@@ -122,6 +123,15 @@ def test_rows_whose_answers_are_no_entities_are_counted(tokenizer: Any, caplog: 
         examples = KIND.encode(rows, tokenizer, 64, training=True)
     assert [example.label for example in examples] == [1, 0, 0, 0, 0, 0]
     assert "1 of 2 rows have none of their answers among their entities" in caplog.text
+
+
+def test_an_answer_that_fills_the_gap_need_be_no_entity(glm_with_words: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = load_backbone(glm_with_words).tokenizer
+    row = {**ROWS[0], "answers": ["red"]}
+    with caplog.at_level(logging.WARNING):
+        (example,) = Cloze("{passage} {query}", ()).encode([row], tokenizer, 120, training=True)
+    assert not caplog.records
+    assert len(example.sequences) == 1 + len(ROWS[0]["entities"]) and example.label == 0
 
 
 def test_rows_without_answers_are_encoded_without_labels(tokenizer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -155,6 +156,12 @@ def test_special_tokens_in_a_text_are_unknown_words(words: Any) -> None:
     text = "a [MASK] <|startofpiece|> <|endofpiece|> b"
     example = _classify(words, "{text} {mask}", {"text": text}, ("yes", "no"))
     assert example.sequences == (_ids("cls a unk unk unk b mask eos sop"),)
+
+
+@pytest.mark.parametrize("token", ["[MASK]", "<|startofpiece|>", "<|endofpiece|>"])
+def test_special_tokens_are_no_words_of_a_pattern(token: str, words: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"finds its own token {re.escape(token)}, .* Write {{mask}} where"):
+        _classify(words, f"{{text}} {token} is {{mask}}", {"text": "a"}, ("yes", "no"))
 
 
 def _by_hand(pattern: str, texts: dict[str, list[int]], room: int) -> dict[str, list[int]]:

@@ -121,6 +121,16 @@ def test_a_record_is_seen_as_the_original_shows_it(name: str, glm_with_words: An
     assert isinstance(head, AnswerHead if name in ("super_glue/copa", "super_glue/record") else VerbalizerHead)
 
 
+def test_entities_fill_blanks_of_a_glm_alone() -> None:
+    task = get_task("super_glue/record")
+    config = load_config(None, {"task": task.name, "head.kind": "verbalizer"})
+    with pytest.raises(
+        ConfigError, match="whose entities are texts of any length, .* Only GLM does. Use a GLM, or set"
+    ):
+        with_task_defaults(config, task, has_pieces=False)
+    assert with_task_defaults(config, task, has_pieces=True).data.pattern == "{passage} {query}"
+
+
 def test_label_words_are_those_of_the_original() -> None:
     words = {name: dict(own.words) for name, own in GLM_PATTERNS.items()}
     yes_no = {"False": "No", "True": "Yes"}

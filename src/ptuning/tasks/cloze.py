@@ -121,9 +121,9 @@ class Cloze(TaskKind):
         labelled = has_labels(rows, ["passage", "query", "entities"], self.label_role, training=training)
         for row in rows:  # `read_rows` refuses others, with their place
             assert PLACEHOLDER in row["query"] and row["entities"] and row.get("answers", True)
-        if training:
-            _warn_of_rows_without_right_entity(rows)
         parts = self._parts()
+        if training and parts is None:  # in a pattern every answer is learned as it is written, an entity or not
+            _warn_of_rows_without_right_entity(rows)
         if parts is not None and training:
             return _examples_of_answers(rows, tokenizer, max_length, parts)
         asked = [(index, entity) for index, row in enumerate(rows) for entity in _different(row["entities"])]

@@ -298,6 +298,10 @@ def _make_frame(tokenizer: Any, parts: Sequence[Part], num_masks: int, *, has_pi
             f"data.pattern has a {{mask}}, but the tokenizer ({type(tokenizer).__name__}) has no mask token. Use a "
             "backbone that was pretrained with masks, or a pattern and a head without."
         )
+    own: set[int] = set() if mask is None else {mask}
+    tokens = required_pieces(tokenizer, "the head asks for pieces") if has_piece else None
+    if tokens is not None:
+        own |= tokens.ids
     between: list[list[int] | str] = []
     num_virtual = 0
     for part in parts:
@@ -310,10 +314,11 @@ def _make_frame(tokenizer: Any, parts: Sequence[Part], num_masks: int, *, has_pi
             num_virtual += part.count
         elif part.kind == "words":
             words = text_ids(tokenizer, [part.value], is_spaced=part.is_spaced)[0]
-            if mask is not None and mask in words:
+            if found := [number for number in words if number in own]:
                 raise ConfigError(
-                    f"data.pattern has the words {part.value!r}, in which the tokenizer finds its own mask token. "
-                    "Write {mask} instead."
+                    f"data.pattern has the words {part.value!r}, in which the tokenizer finds its own token "
+                    f"{tokenizer.convert_ids_to_tokens(found[0])}, and would ask there. Write {{mask}} where the mask "
+                    "is, and leave tokens of pieces out: they are added."
                 )
             between.append(words)
     probe = tokenizer("a", return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
@@ -321,11 +326,9 @@ def _make_frame(tokenizer: Any, parts: Sequence[Part], num_masks: int, *, has_pi
     types = probe.get("token_type_ids")
     first, end = special.index(0), len(special) - special[::-1].index(0)
     unknown = tokenizer.unk_token_id
-    after, own = list(ids[end:]), set() if mask is None else {mask}
-    if has_piece:
-        tokens = required_pieces(tokenizer, "the head asks for pieces")
+    after = list(ids[end:])
+    if tokens is not None:
         after.append(tokens.start)
-        own |= tokens.ids
     return _Frame(
         before=list(ids[:first]),
         between=between,

@@ -12,16 +12,18 @@ from ptuning.tasks.glm_patterns import GLM_PATTERNS
 from ptuning.tasks.patterned import with_pattern
 
 
-def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool = False) -> RunConfig:
+def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool | None = None) -> RunConfig:
     """Fills in what is left to the method and to the preset.
 
     Args:
         config: of the run.
         task: preset or bare kind.
-        has_pieces: whether the backbone fills blanks by pieces, as GLM does: presets have other patterns for it.
+        has_pieces: whether the backbone fills blanks by pieces, as GLM does: presets have other patterns for it. None
+            where that is not known.
 
     Raises:
-        ConfigError: a setting is one that the method does not have, or the template is not the pattern's.
+        ConfigError: a setting is one that the method does not have, the template is not the pattern's, or entities
+            are to fill a blank of a backbone that has masks.
     """
     config = with_method_defaults(config)
     if config.head.length_penalty and config.head.kind != "verbalizer":
@@ -31,6 +33,11 @@ def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool = Fals
         )
     if not (config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern):
         return config
+    if task.kind == "cloze" and config.head.kind == "verbalizer" and has_pieces is False:
+        raise ConfigError(
+            f"head.kind is verbalizer and the task {config.task}, whose entities are texts of any length, which a "
+            "backbone has to fill into a blank. Only GLM does. Use a GLM, or set head.kind to linear."
+        )
     own = GLM_PATTERNS.get(task.name) if has_pieces else None
     pattern, words, template = config.data.pattern, config.head.words, config.data.template
     if pattern is None:
