@@ -39,6 +39,7 @@ ADDED: Mapping[str, Any] = MappingProxyType(
         "training.weight_averaging": "off",
         "training.averaging_decay": 0.99,
         "training.quantization": "none",
+        "training.sharding": "none",
     }
 )
 """Settings that came after this version, with the value that leaves a run as it was before them.
