@@ -50,30 +50,62 @@ def linear_probe(
     Returns:
         Metrics by pooling: `cls` and `mean` where the head pools, `tokens` where it does not.
     """
-    hidden_train, hidden_validation = _hidden_states(backbone, train), _hidden_states(backbone, validation)
+    train_features = probe_features(backbone, kind, train, ("cls", "mean"))
+    validation_features = probe_features(backbone, kind, validation, ("cls", "mean"))
     results = {}
-    for pooling in ("cls", "mean") if kind.head_kind in ("sequence", "choice") else ("tokens",):
-        weight, bias = fit_linear(kind, [_pooled(states, pooling) for states in hidden_train], train)
-        logits = [_logits(kind, _pooled(states, pooling), weight, bias) for states in hidden_validation]
+    for pooling, features in train_features.items():
+        weight, bias = fit_linear(kind, features, train)
+        logits = [_logits(kind, own, weight, bias) for own in validation_features[pooling]]
         results[pooling] = kind.score(kind.predict(logits, validation, rows), rows)
     return results
 
 
-def probe_features(backbone: Backbone, kind: TaskKind, examples: Sequence[Example], pooling: str) -> list[Tensor]:
-    """What the probe of a task is fitted on.
+@torch.inference_mode()
+def probe_features(
+    backbone: Backbone, kind: TaskKind, examples: Sequence[Example], poolings: Sequence[str]
+) -> dict[str, list[Tensor]]:
+    """What the probe of a task is fitted on, by one pass through the backbone.
 
     Args:
         backbone: without prompts.
         kind: of the task.
         examples: that are run through it.
-        pooling: of heads that pool, `cls` or `mean`.
+        poolings: of heads that pool, some of `cls`, `mean` and `last`.
 
     Returns:
-        For each example, on the CPU in float32: (num_sequences, hidden_size) where the head pools, else (seq_len,
-        hidden_size).
+        By pooling, for each example, on the CPU in float32: (num_sequences, hidden_size). Where the head does not pool,
+        by `tokens` alone: (seq_len, hidden_size). Of what is pooled nothing else is kept.
     """
-    how = pooling if kind.head_kind in ("sequence", "choice") else "tokens"
-    return [_pooled(states, how) for states in _hidden_states(backbone, examples)]
+    is_pooled = kind.head_kind in ("sequence", "choice")
+    found: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(examples) for name in _names(poolings, is_pooled)}
+    sizes = [len(example.sequences) for example in examples]
+    batches = evaluation_batches([e.length for e in examples], batch_tokens=TOKENS_AT_ONCE, num_sequences=sizes)
+    device = next(backbone.model.parameters()).device
+    backbone.model.eval()
+    for indices in batches:
+        batch = collate([examples[index] for index in indices], *padding_ids(backbone.tokenizer)).to(device)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        hidden = backbone.model(**inputs)[0].float()  # (num_sequences, seq_len, hidden_size)
+        for name, features in found.items():
+            if is_pooled:
+                pooled = pool(hidden, batch.attention_mask, _pooling(name)).cpu()  # (num_sequences, hidden_size)
+                own: Sequence[Tensor] = torch.split(pooled, [sizes[index] for index in indices])
+            else:  # one sequence an example, of one token of padding where it has none
+                lengths = [max(examples[index].length, 1) for index in indices]
+                own = [states[:length].cpu() for length, states in zip(lengths, hidden, strict=True)]
+            for index, tensor in zip(indices, own, strict=True):
+                features[index] = tensor.clone()  # not a part of the whole batch
+    return found
+
+
+def _names(poolings: Sequence[str], is_pooled: bool) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(poolings)) if is_pooled else ("tokens",)
+
+
+def _pooling(name: str) -> Pooling:
+    return "mean" if name == "mean" else "last" if name == "last" else "cls"
 
 
 def fit_linear(kind: TaskKind, features: Sequence[Tensor], train: Sequence[Example]) -> Fitted:
@@ -99,34 +131,6 @@ def best_probe(results: dict[str, dict[str, float]], metric: str) -> tuple[str, 
     """Returns the better pooling and its score."""
     pooling = max(results, key=lambda name: results[name][metric])
     return pooling, results[pooling][metric]
-
-
-@torch.inference_mode()
-def _hidden_states(backbone: Backbone, examples: Sequence[Example]) -> list[list[Tensor]]:
-    """For each example, for each of its sequences: (seq_len, hidden_size) float32 on the CPU."""
-    sizes = [len(example.sequences) for example in examples]
-    batches = evaluation_batches([e.length for e in examples], batch_tokens=TOKENS_AT_ONCE, num_sequences=sizes)
-    states: list[list[Tensor]] = [[] for _ in examples]
-    device = next(backbone.model.parameters()).device
-    backbone.model.eval()
-    for indices in batches:
-        batch = collate([examples[index] for index in indices], *padding_ids(backbone.tokenizer)).to(device)
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        hidden = backbone.model(**inputs)[0].float().cpu()
-        own = iter(hidden)
-        for index in indices:
-            states[index] = [next(own)[: max(len(sequence), 1)].clone() for sequence in examples[index].sequences]
-    return states
-
-
-def _pooled(states: list[Tensor], pooling: str) -> Tensor:
-    """(num_sequences, hidden_size), or the only sequence's (seq_len, hidden_size) where nothing is pooled."""
-    if pooling == "tokens":
-        return states[0]
-    how: Pooling = "mean" if pooling == "mean" else "last" if pooling == "last" else "cls"
-    return torch.cat([pool(s[None], torch.ones(1, len(s), dtype=torch.long), how) for s in states])
 
 
 def _fit_sequences(kind: TaskKind, features: list[Tensor], train: Sequence[Example]) -> Fitted:

@@ -17,7 +17,7 @@ from ptuning.config import RunConfig, load_config
 from ptuning.data.batching import Example
 from ptuning.errors import ConfigError
 from ptuning.heads.pooling import Pooling
-from ptuning.linear_probe import fit_linear, probe_features
+from ptuning.linear_probe import Fitted, fit_linear, probe_features
 from ptuning.model import PromptedModel
 from ptuning.tasks import TaskKind
 from ptuning.training.assembly import assemble_model
@@ -89,21 +89,24 @@ def settle(
             written = (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()[-1]
             return float(json.loads(written)["seconds"])
         seed_everything(config.training.seed)
-        is_probe = config.method == "linear-probe"
-        chosen = config
-        if is_probe and pooling is None and kind.head_kind in ("sequence", "choice"):
+        tried = [config]
+        if config.method == "linear-probe" and pooling is None and kind.head_kind in ("sequence", "choice"):
             one_token: Pooling = "last" if backbone.is_causal else "cls"
             tried = [_pooled(config, one_token), _pooled(config, "mean")]
-            scores = [_made(one, kind, train, backbone, evaluate)[metric] for one in tried]
-            chosen = tried[scores.index(max(scores))]
+        heads = _fitted(tried, kind, train, backbone)
+        best, reached = 0, None
+        if len(tried) > 1:
+            each = [_used(own, head, kind, train, backbone, evaluate) for own, head in zip(tried, heads, strict=True)]
+            best = max(range(len(tried)), key=lambda number: each[number][metric])
+            reached = each[best]
 
         def keep(model: PromptedModel, own: RunConfig) -> dict[str, float]:
-            metrics = evaluate(model, own)
+            metrics = evaluate(model, own) if reached is None else reached
             start_directory(directory, own)  # nothing is left that could be refused: an old run goes only now
             save(model, own, metrics)
             return metrics
 
-        metrics = _made(chosen, kind, train, backbone, keep)
+        metrics = _used(tried[best], heads[best], kind, train, backbone, keep)
         seconds = time.monotonic() - started
         found = EpochReport(None, 0, 0, 0.0, metrics, seconds, is_best=True)
         line = {"epoch": 0, "step": 0, "validation": metrics, "is_best": True, "seconds": round(seconds, 3)}
@@ -116,21 +119,29 @@ def _pooled(config: RunConfig, pooling: Pooling) -> RunConfig:
     return config.model_copy(update={"head": config.head.model_copy(update={"pooling": pooling})})
 
 
-def _made(
+def _fitted(
+    tried: Sequence[RunConfig], kind: TaskKind, train: Sequence[Example], backbone: Backbone
+) -> list[Fitted | None]:
+    """The heads of a probe, for which all training examples go through the backbone once; none where it is no probe."""
+    if tried[0].method != "linear-probe":
+        return [None] * len(tried)
+    features = list(probe_features(backbone, kind, train, [str(own.head.pooling) for own in tried]).values())
+    return [fit_linear(kind, one, train) for one in features]
+
+
+def _used(
     config: RunConfig,
+    head: Fitted | None,
     kind: TaskKind,
     train: Sequence[Example],
     backbone: Backbone,
     use: Callable[[PromptedModel, RunConfig], dict[str, float]],
 ) -> dict[str, float]:
-    """Assembles a model, fits its head where it is a probe, and uses it before it is taken apart."""
-    fitted = None
-    if config.method == "linear-probe":
-        fitted = fit_linear(kind, probe_features(backbone, kind, train, str(config.head.pooling)), train)
+    """Assembles a model, with the head that was fitted where it is a probe, and uses it before it is taken apart."""
     model = assemble_model(config, backbone, kind, train)
     try:
-        if fitted is not None:
-            weight, bias = fitted
+        if head is not None:
+            weight, bias = head
             linear = model.heads[0].linear
             assert isinstance(linear, torch.nn.Linear)
             with torch.no_grad():
