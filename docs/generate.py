@@ -135,7 +135,7 @@ def _limit(item: Any) -> str:
     for attribute, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
         value = getattr(item, attribute, None)
         if value is not None:
-            return f"{word} {value:g}" if value < 2**31 else f"{word} 2^32"
+            return f"{word} 2^32" if value == 2**32 else f"{word} {value:g}"
     return ""
 
 
@@ -260,7 +260,13 @@ def methods() -> list[str]:
     for method in METHODS.values():
         backbone = "tuned" if method.trains_backbone else "frozen"
         lines.append(_row(f"`{method.name}`", method.trains, method.place, backbone, _names(method.heads)))
-    lines += ["", "The first of several is the default, and so is the learning rate.", ""]
+    lines += [
+        "",
+        "The first of several is the default, and so is the learning rate. A setting that the method does not have is",
+        "an error that says so; of a recipe's settings, and of those that a comparison has for all, each method takes",
+        "what it has.",
+        "",
+    ]
     lines += _header("`method`", "`prompts.reparameterization`", "learning rate", "needs `data.pattern`", "source")
     for method in METHODS.values():
         rate = "-" if method.learning_rate is None else f"{method.learning_rate:g}"

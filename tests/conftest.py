@@ -359,25 +359,28 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_backbone: Path, tiny_data: Callable[..., Path]) -> Callable[..., Any]:
-    """Settings of a short run: `tiny_run(directory, "classification", **{"training.epochs": 1})`."""
-    from ptuning.config import load_config
+    """Settings of a short run: `tiny_run(directory, "classification", **{"training.epochs": 1})`.
+
+    Of the usual ones a method has those that it has at all; what is given must be a setting of it.
+    """
+    from ptuning.config import METHODS, load_config
+    from ptuning.config.foreign import foreign_settings
 
     def settings(output: Path, kind: str = "classification", **overrides: Any) -> Any:
-        return load_config(
-            None,
-            {
-                "task": kind,
-                "backbone": str(tiny_backbone),
-                "data.path": str(tiny_data(kind)),
-                "data.max_length": 48,
-                "prompts.prompt_length": 4,
-                "training.epochs": 2,
-                "training.batch_size": 8,
-                "training.device": "cpu",
-                "output": str(output),
-                **overrides,
-            },
-        )
+        usual: dict[str, Any] = {
+            "task": kind,
+            "backbone": str(tiny_backbone),
+            "data.path": str(tiny_data(kind)),
+            "data.max_length": 48,
+            "prompts.prompt_length": 4,
+            "training.epochs": 2,
+            "training.batch_size": 8,
+            "training.device": "cpu",
+            "output": str(output),
+        }
+        found = load_config(None, {**usual, **overrides})
+        foreign = foreign_settings(found, METHODS[found.method])
+        return load_config(None, {**{name: usual[name] for name in usual if name not in foreign}, **overrides})
 
     return settings
 

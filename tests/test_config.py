@@ -146,7 +146,7 @@ def test_arguments_of_set_that_say_nothing_are_refused(pair: str, words: str) ->
         {"data.columns": {"text": "1", "label": "no"}, "data.path": "C:\\data", "data.max_length": 64},
         {"prompts.layers": [0, 5], "prompts.init": "text", "prompts.init_text": "line\nline: 'x' \"y\" 😀"},
         {"prompts.layers": "16-23", "prompts.positions": "shifted", "prompts.init_std": 0.02},
-        {"prompts.layers": 3, "training.learning_rate": 1e-05, "training.weight_decay": 1e20},
+        {"prompts.layers": 3, "training.learning_rate": 1e-05, "prompts.init_std": 1e20},
         {"training.backbone_dropout": "off", "training.batch_tokens": 4096, "training.device": "cpu"},
         {"training.backbone_dropout": 0.25, "head.pooling": "mean", "training.seed": 2**32 - 1},
     ],
@@ -229,6 +229,10 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         (
             "training: {learning_rate: 0}",
             "`training.learning_rate` is 0, expected above 0. Correct it, or leave it out.",
+        ),
+        (
+            "training: {learning_rate: 1.0e+38}",
+            "`training.learning_rate` is 1e+38, expected at most 1e+30. Correct it, or leave it out.",
         ),
         (
             "training: {learning_rate: 1e999}",

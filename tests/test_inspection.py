@@ -9,6 +9,7 @@ import pytest
 
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.config import load_config
+from ptuning.data import sources
 from ptuning.errors import ConfigError, DataError
 from ptuning.inspection import Inspection, ShownSequence, inspect_task, segments_of
 from ptuning.tasks import KINDS
@@ -181,3 +182,9 @@ def test_what_cannot_be_shown_is_said(show: Callable[..., Inspection]) -> None:
         show("classification", rows, split="test")
     with pytest.raises(ConfigError, match="data.template is 2, but super_glue/wic has the templates 0 to 1"):
         show("super_glue/wic", [_WIC], **{"data.template": 2})
+
+
+def test_data_are_read_once(show: Callable[..., Inspection], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "load_tables", None)  # the tables that are shown are those of the rows
+    shown = show("classification", [{"text": "red lamp", "label": "a"}, {"text": "blue box", "label": "b"}], count=2)
+    assert [row.record["text"] for row in shown.rows] == ["red lamp", "blue box"]

@@ -206,6 +206,17 @@ def test_a_recipe_can_be_named_for_any_task_and_backbone() -> None:
     assert (other.task, other.backbone, other.prompts.prompt_length) == ("classification", "roberta-base", 128)
 
 
+def test_another_method_takes_of_a_recipe_what_it_has() -> None:
+    named = {"recipe": "paper/super_glue/rte/roberta-large", "task": "super_glue/rte", "backbone": "roberta-large"}
+    papers = load_config(None, named)
+    found = with_method_defaults(load_config(None, {**named, "method": "fine-tuning"}))
+    assert found.prompts.prompt_length == 20 != papers.prompts.prompt_length
+    assert (found.training.epochs, found.head.pooling) == (papers.training.epochs, papers.head.pooling)
+    given = {**named, "method": "fine-tuning", "prompts.prompt_length": papers.prompts.prompt_length}
+    with pytest.raises(ConfigError, match="prompts.prompt_length is .*, but method fine-tuning has no prompts"):
+        with_method_defaults(load_config(None, given))
+
+
 def test_file_and_flags_win_over_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: super_glue/rte\nbackbone: roberta-large\nrecipe: paper\ntraining: {epochs: 3, seed: 1}\n")

@@ -5,20 +5,23 @@ Rows, kind, lengths and examples come from the functions that training uses, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
 from ptuning.data.batching import IGNORED_LABEL, Example
 from ptuning.data.columns import LABEL_ROLES, NAME_ROLES
+from ptuning.data.formats import Table
+from ptuning.data.hub import HubSource
 from ptuning.data.rows import Row
 from ptuning.data.splits import Split, load_tables
 from ptuning.errors import ConfigError, DataError
 from ptuning.tasks import Task, TaskKind, get_task
-from ptuning.tasks.loading import load_task_data, task_source
+from ptuning.tasks.loading import load_task_data
 from ptuning.tasks.question_answering import QuestionAnswering
 from ptuning.tasks.resolving import resolve_kind, with_task_defaults
 from ptuning.training.assembly import fitting_max_length
@@ -135,9 +138,15 @@ def inspect_task(config: RunConfig, backbone: Backbone, *, count: int = 3, split
     # records and rows then stand side by side
     has_pieces = backbone.pieces is not None
     config = with_task_defaults(config.model_copy(update={"data": unlimited}), task, has_pieces=has_pieces)
-    data = load_task_data(config, task, [split])
+    read: list[tuple[dict[Split, Table], Collection[Split]]] = []
+
+    def reader(source: str | Path | HubSource, kind: str, wanted: Collection[Split] | None) -> Any:
+        read.append(load_tables(source, kind, wanted))
+        return read[-1]
+
+    data = load_task_data(config, task, [split], reader=reader)
     rows = data.rows(split)
-    tables, available = load_tables(task_source(task, config.data.path or task.source or ""), task.kind, {split})
+    tables, available = read[-1]
     if rows is None or split not in tables:
         raise DataError(
             f"{data.source} has no {split} split of its own, only {', '.join(available)}. Name another --split."

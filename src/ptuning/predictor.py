@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptuning.backbones.language_modeling import load_language_modeling_head
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.backbones.quantization import Quantization
 from ptuning.checkpoint import PromptDirectory, SavedPrompt, load_tensors_into, read_directory
@@ -27,13 +26,14 @@ from ptuning.data.template import Template
 from ptuning.data.unlabelled import rows_from_records
 from ptuning.devices import find_device, find_dtype
 from ptuning.errors import CheckpointError, PromptError
-from ptuning.heads import DrawnPooler, make_head
+from ptuning.heads import DrawnPooler
 from ptuning.inference import TOKENS_AT_ONCE, run_examples
 from ptuning.methods import Adaptation, restore_adaptation
 from ptuning.model import PromptedModel
 from ptuning.prompts import GivenPrompts, PromptBank
 from ptuning.sharing import is_in_hub_cache
 from ptuning.tasks import TaskKind
+from ptuning.tasks.heads import linear_head
 from ptuning.tasks.kind import Prediction
 from ptuning.tasks.saving import kind_of, template_of
 from ptuning.tasks.verbalizing import make_verbalizer
@@ -118,7 +118,7 @@ class Predictor:
         return self._answer({index: rows}, batch_tokens)[index]
 
     def close(self) -> None:
-        """Takes the prompts off the backbone, which is then bit for bit what it was."""
+        """Takes the prompts off the backbone, which is then bit for bit what it was. A tuned one stays tuned."""
         if not self._is_closed:
             self._is_closed = True
             self._model.detach()
@@ -187,7 +187,7 @@ def load(
             were trained on.
         device: where a backbone that has to be loaded goes, such as `cpu` or `cuda:1`; by default the best there is.
         dtype: storage of its weights; by default float32 where a prompt was trained so, else bfloat16 on GPUs and
-            CPUs that compute it natively.
+            CPUs that compute it natively. A tuned backbone is stored in float32, and computes its products in this.
         quantization: of its layers' weights; by default that of the prompts, which must then agree, as must a backbone
             that is given. Another one is taken only where it is asked for.
 
@@ -209,6 +209,7 @@ def load(
             f"{len(saved)} prompts were given, one of them of method {alone[0]}, which has the backbone for itself, "
             "expected prompts at every layer (p-tuning-v2, prefix-tuning) to load several. Load that one alone."
         )
+    is_spare = not isinstance(backbone, Backbone)
     if not isinstance(backbone, Backbone):
         first = saved[0].backbone
         name = backbone or first.name
@@ -217,11 +218,13 @@ def load(
         is_both_ways = first.architecture.get("attention_direction") == "bidirectional"
         # What was trained in full precision is asked in it; else the device decides.
         precision = "fp32" if any(prompt.precision == "fp32" for prompt in saved) else "auto"
+        dtype = dtype or find_dtype(precision, place)
+        is_tuned = any(METHODS[prompt.method].trains_backbone for prompt in saved)
         backbone = load_backbone(
             name,
             revision=revision,
             device=place,
-            dtype=dtype or find_dtype(precision, place),
+            dtype=torch.float32 if is_tuned else dtype,
             attention_direction="bidirectional" if is_both_ways else None,
             quantization=quantization or _common_quantization(saved),
         )
@@ -233,7 +236,8 @@ def load(
     for prompt in saved:
         prompt.backbone.require(backbone.identity, any_quantization=quantization is not None)
     tasks = [_task(directory) for directory in read]
-    return Predictor(backbone, _with_names_that_differ(tasks), _model(backbone, saved, tasks))
+    model, backbone = _model(backbone, saved, tasks, dtype=dtype, is_spare=is_spare)
+    return Predictor(backbone, _with_names_that_differ(tasks), model)
 
 
 def read_task(directory: str | Path) -> LoadedTask:
@@ -258,7 +262,15 @@ def _common_quantization(saved: Sequence[SavedPrompt]) -> Quantization:
     return found[0]
 
 
-def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[LoadedTask]) -> PromptedModel:
+def _model(
+    backbone: Backbone,
+    saved: Sequence[SavedPrompt],
+    tasks: Sequence[LoadedTask],
+    *,
+    dtype: torch.dtype | None,
+    is_spare: bool,
+) -> tuple[PromptedModel, Backbone]:
+    """The model of saved prompts, and the backbone in it: the given one, or a tuned one."""
     description = backbone.description
     bank = PromptBank(description.num_layers)
     heads: list[nn.Module] = []
@@ -266,23 +278,19 @@ def _model(backbone: Backbone, saved: Sequence[SavedPrompt], tasks: Sequence[Loa
     device = next(backbone.model.parameters()).device
     for prompt, task in zip(saved, tasks, strict=True):
         bank.add(GivenPrompts(prompt.prompts.to(device)), layers=prompt.layers, positions=prompt.positions)
-        adaptation, used = restore_adaptation(prompt.method, prompt.adaptation, backbone)
+        adaptation, used = restore_adaptation(
+            prompt.method, prompt.adaptation, backbone, dtype=dtype, is_spare=is_spare
+        )
         settings = prompt.head or {}
         if settings.get("kind") == "verbalizer":
-            language_modeling_head, penalty = load_language_modeling_head(used), settings.get("length_penalty", 0.0)
-            heads.append(make_verbalizer(task.kind, backbone.tokenizer, language_modeling_head, length_penalty=penalty))
+            scores, penalty = used.language_modeling_head, settings.get("length_penalty", 0.0)
+            heads.append(make_verbalizer(task.kind, backbone.tokenizer, scores, length_penalty=penalty))
             continue
-        is_drawn = settings.get("pooler") == "drawn"
-        head = make_head(
-            task.kind.head_kind,
-            description.hidden_size,
-            task.kind.num_outputs,
-            pooling=settings["pooling"],
-            pooler=DrawnPooler(description.hidden_size) if is_drawn else backbone.pooler,
-        )
+        pooler = DrawnPooler(description.hidden_size) if settings.get("pooler") == "drawn" else None
+        head = linear_head(task.kind, used, pooling=settings["pooling"], pooler=pooler)
         load_tensors_into(head, prompt.head_tensors, f"the head in {task.directory}")
         heads.append(head)
-    return PromptedModel(used, bank, heads, adaptation=adaptation).eval()
+    return PromptedModel(used, bank, heads, adaptation=adaptation).eval(), used
 
 
 def _task(read: PromptDirectory) -> LoadedTask:

@@ -114,7 +114,13 @@ def test_a_bfloat16_backbone_gives_float32_scores(
     hidden_states = torch.randn(3, 5, 32).bfloat16()
     scores = head(hidden_states)
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, copy.deepcopy(head).float()(hidden_states.float()))
+    whole = load_language_modeling_head(backbone)
+    # what it computes when its own weights are in float32, with the rounding of bfloat16
+    torch.testing.assert_close(scores, copy.deepcopy(whole).float()(hidden_states.float()))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+    assert torch.equal(head(hidden_states), scores), "weights are cast once, and not in each forward"
 
 
 def test_it_loads_while_prompts_are_attached(tmp_path: Path, tiny_model: TinyModel) -> None:

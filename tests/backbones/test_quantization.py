@@ -25,7 +25,7 @@ from ptuning.backbones.quantization import (
 from ptuning.backbones.recomputation import start_recomputing
 from ptuning.errors import BackboneError, BackboneMismatchError, ConfigError, MissingDependencyError
 from ptuning.heads import PooledHead
-from ptuning.methods import Biases, LowRank, own_copy
+from ptuning.methods import Biases, LowRank, with_own_weights
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts import DeepPrompts, GivenPrompts, PromptBank
 
@@ -258,7 +258,7 @@ def test_its_layers_are_not_compiled(make_backbone: Callable[..., Backbone]) -> 
 
 def test_its_weights_cannot_be_trained(make_backbone: Callable[..., Backbone]) -> None:
     with pytest.raises(BackboneError, match="fine-tuning trains all weights, but those of tiny are stored in nf4"):
-        own_copy(make_backbone("bert", "nf4"))
+        with_own_weights(make_backbone("bert", "nf4"))
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

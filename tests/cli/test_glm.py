@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import ptuning as library
+from ptuning.config import METHODS as ALL_METHODS
 
 Ptuning = Callable[..., Any]
 COLOURS = ("red", "blue", "green")
@@ -48,10 +49,12 @@ def data(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def _train(ptuning: Ptuning, task: str, glm: Path, data: Path, output: Path, *settings: str) -> dict[str, Any]:
-    more = [argument for setting in settings for argument in ("--set", setting)]
+    method = ALL_METHODS[next((one.partition("=")[2] for one in settings if one.startswith("method=")), "p-tuning-v2")]
+    usual = ["training.epochs=1"] * method.makes_steps + ["prompts.prompt_length=3"] * bool(method.reparameterizations)
+    more = [argument for setting in (*usual, *settings) for argument in ("--set", setting)]
     result = ptuning(
         *("train", "--task", task, "--backbone", glm, "--data", data, "--output", output),
-        *("--set", "training.epochs=1", "--set", "prompts.prompt_length=3", "--set", "training.device=cpu"),
+        *("--set", "training.device=cpu"),
         *("--set", "data.max_length=120", *more),
     )
     assert result.status == 0, result.err

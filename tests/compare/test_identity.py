@@ -36,7 +36,7 @@ def _with(config: RunConfig, key: str, value: Any) -> RunConfig:
         ("prompts.layers", "last:1"),
         ("data.selection", "development"),
         ("data.max_train_rows", 5),
-        ("method", "bitfit"),
+        ("method", "prefix-tuning"),
         ("head.dropout", 0.0),
         ("training.precision", "bf16"),
         ("training.attention", "eager"),

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ptuning.compare.cells import main_cells
 from ptuning.compare.settings import CompareConfig, load_compare_config
+from ptuning.config import load_config
 from ptuning.errors import ConfigError
 
 Make = Callable[..., CompareConfig]
@@ -167,3 +168,50 @@ def test_the_shipped_comparison_is_one() -> None:
     assert {cell.backbone for cell in cells} == {"minilm"}  # nothing is fetched
     assert all(cell.config.task.startswith("helpdesk/") and cell.config.data.path is None for cell in cells)
     assert all(cell.config.data.selection == "development" for cell in cells)
+
+
+COMMON = """
+run: {prompts.prompt_length: 4, training: {epochs: 3, batch_size: 8, quantization: nf4}, lora.rank: 2,
+  prompts.positions: shifted}
+tasks: {t: {task: helpdesk/tickets, prompts.init: tokens}}
+backbones: {minilm: {prompts.layers: 'last:2', training.compile: true}}
+"""
+
+
+def test_of_common_settings_a_method_takes_those_that_it_has(tmp_path: Path) -> None:
+    methods = "methods: [p-tuning-v2, prompt-tuning, fine-tuning, lora, linear-probe, bitfit]"
+    config = _load(tmp_path, methods + COMMON)
+    found = {method: config.settings_of(method, "t", "minilm") for method in config.methods}
+    plain = load_config(None, {"task": "helpdesk/tickets"})
+    prompts = {method: one.prompts for method, one in found.items()}
+    deep = prompts["p-tuning-v2"]
+    assert (deep.prompt_length, deep.init, deep.layers, deep.positions) == (4, "tokens", "last:2", "shifted")
+    shallow = prompts["prompt-tuning"]
+    assert (shallow.prompt_length, shallow.init) == (4, "tokens")
+    assert (shallow.layers, shallow.positions) == ("all", "unshifted")
+    for method in ("fine-tuning", "lora", "linear-probe", "bitfit"):
+        assert prompts[method] == plain.prompts.model_copy(update={"reparameterization": "none", "init": "normal"})
+    assert {method: one.lora.rank for method, one in found.items() if one.lora.rank != 8} == {"lora": 2}
+    assert {method for method, one in found.items() if one.training.compile} == {"p-tuning-v2"}
+    epochs = {method: one.training.epochs for method, one in found.items()}
+    assert epochs == {**dict.fromkeys(config.methods, 3), "linear-probe": None}
+    stored = {method: one.training.quantization for method, one in found.items()}
+    assert stored == {**dict.fromkeys(config.methods, "nf4"), "fine-tuning": "none"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "methods: {bitfit: {prompts.init: tokens}}\n" + TASK,
+            "bitfit, t, minilm: prompts.init is tokens, but method bitfit has no prompts. Leave it out.",
+        ),
+        (
+            "methods: {probe: {method: linear-probe, training.epochs: 3}}\n" + TASK,
+            "probe, t, minilm: training.epochs is 3, but method linear-probe makes no steps. Leave it out.",
+        ),
+    ],
+)
+def test_what_is_set_for_a_method_must_be_a_setting_of_it(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _load(tmp_path, text)

@@ -14,7 +14,7 @@ from ptuning.backbones.families import find_trunk
 from ptuning.backbones.loading import Backbone
 from ptuning.errors import BackboneError, ConfigError
 from ptuning.heads import PooledHead
-from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, own_copy
+from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, with_own_weights
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts import PromptBank
 from ptuning.training.adapting import no_prompts
@@ -44,7 +44,7 @@ def _make(method: str, backbone: Backbone) -> tuple[Adaptation, Backbone]:
         return Biases(trunk, family.model_type), backbone
     if method == "lora":
         return LowRank(trunk, family, rank=2, alpha=4.0), backbone
-    own = own_copy(backbone)
+    own = with_own_weights(backbone)
     return AllWeights(own.model, precision="fp32"), own
 
 
@@ -85,9 +85,12 @@ def test_a_step_moves_what_is_trained_and_leaves_the_given_backbone_bit_for_bit(
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
-def test_changed_biases_are_biases(make_backbone: Callable[..., Backbone], ragged_batch: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("name", ["bert", "deberta"])
+def test_changed_biases_are_biases(
+    name: str, make_backbone: Callable[..., Backbone], ragged_batch: Callable[..., Any]
+) -> None:
     """Equal to the model whose biases are what they are with the changes."""
-    backbone = make_backbone()
+    backbone = make_backbone(name)
     batch = ragged_batch(backbone.model.config, LENGTHS)
     adaptation, _ = _make("bitfit", backbone)
     _draw(adaptation.parameters())
@@ -102,10 +105,12 @@ def test_changed_biases_are_biases(make_backbone: Callable[..., Backbone], ragge
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_linear_layer_and_norm_has_its_bias_trained(make_backbone: Callable[..., Backbone]) -> None:
-    backbone = make_backbone()
+@pytest.mark.parametrize("name", ["bert", "deberta", "deberta-v2", "deberta-v2-conv", "distilbert", "mpnet"])
+def test_every_linear_layer_and_norm_has_its_bias_trained(name: str, make_backbone: Callable[..., Backbone]) -> None:
+    backbone = make_backbone(name)
     adaptation, _ = _make("bitfit", backbone)
-    biases = {name: p for name, p in backbone.model.named_parameters() if name.endswith(".bias")}
+    of_all = {name: p for name, p in backbone.model.named_parameters() if name.endswith(".bias")}
+    biases = {name: p for name, p in of_all.items() if not name.endswith("conv.bias")}  # of DeBERTa-v2's convolution
     assert {f"bias_changes.{name.removesuffix('.bias')}" for name in biases} == set(adaptation.saved_tensors())
     assert adaptation.num_saved() == sum(parameter.numel() for parameter in biases.values())
 
@@ -164,7 +169,7 @@ def test_fine_tuning_in_bf16_keeps_its_weights_in_float32(
     make_backbone: Callable[..., Backbone], ragged_batch: Callable[..., Any]
 ) -> None:
     backbone = make_backbone()
-    own = own_copy(backbone)
+    own = with_own_weights(backbone)
     seen: list[torch.dtype] = []
     query: nn.Module = own.model.get_submodule("encoder.layer.0.attention.self.query")
     query.register_forward_hook(lambda module, args, output: seen.append(output.dtype))

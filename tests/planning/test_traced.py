@@ -15,7 +15,7 @@ from ptuning.backbones import packed_weights
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.families import find_trunk
 from ptuning.backbones.loading import Backbone
-from ptuning.config import RunConfig, load_config, with_method_defaults
+from ptuning.config import METHODS, RunConfig, load_config, with_method_defaults
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.planning.recording import Recorder
 from ptuning.planning.traced import TracedModel
@@ -28,7 +28,9 @@ CPU = torch.device("cpu")
 
 
 def _config(directory: Path, **overrides: Any) -> RunConfig:
-    settings = {"prompts.prompt_length": 5, "head.pooling": "mean", "training.epochs": 2, **overrides}
+    settings: dict[str, Any] = {"head.pooling": "mean", "training.epochs": 2, **overrides}
+    if METHODS[overrides.get("method", "p-tuning-v2")].reparameterizations:
+        settings.setdefault("prompts.prompt_length", 5)
     config = load_config(None, {"task": "classification", "backbone": str(directory), **settings})
     return with_method_defaults(config)
 

@@ -104,11 +104,12 @@ def test_texts_alone_are_cut(tokenizer: Any) -> None:
     texts = {"text": ["a b c d e f g h"], "text_pair": ["s t u v"]}
     whole = "[CLS] <1> a b c d e f g h so <2> s t u v ? [MASK] [SEP]"
     pattern = "{prompt:1}{text} so {prompt:1} {text_pair}? {mask}"
-    assert _shown(tokenizer, _encode(tokenizer, pattern, texts, 19, shorten=_never)[0][0]) == whole
-    for max_length, text, pair in ((18, "a b c d e f g", "s t u v"), (14, "a b c d", "s t u"), (9, "a", "s")):
+    assert _shown(tokenizer, _encode(tokenizer, pattern, texts, 17, shorten=_never)[0][0]) == whole
+    for max_length, text, pair in ((16, "a b c d e f g", "s t u v"), (12, "a b c d", "s t u"), (7, "a", "s")):
         ids, types = _encode(tokenizer, pattern, texts, max_length)
         assert _shown(tokenizer, ids[0]) == f"[CLS] <1> {text} so <2> {pair} ? [MASK] [SEP]"
-        assert len(ids[0]) == max_length and types is not None and len(types[0]) == max_length
+        assert sum(one >= 0 for one in ids[0]) == max_length  # virtual tokens come on top
+        assert types is not None and len(types[0]) == len(ids[0]) == max_length + 2
 
 
 @pytest.mark.parametrize(
@@ -132,9 +133,9 @@ def test_the_longest_text_is_cut_first_from_its_end(lengths: tuple[int, ...], ro
 
 
 def test_no_room_for_the_texts_is_an_error(tokenizer: Any) -> None:
-    words = "max_length is 8, but special tokens and the words, .* are 7 tokens, so at least 9 are needed"
+    words = "max_length is 6, but special tokens and the words .* are 5 tokens, so at least 7 are needed"
     with pytest.raises(ConfigError, match=words):
-        _encode(tokenizer, "{prompt:2}{text} so {text_pair}? {mask}", {"text": ["a"], "text_pair": ["b"]}, 8)
+        _encode(tokenizer, "{prompt:2}{text} so {text_pair}? {mask}", {"text": ["a"], "text_pair": ["b"]}, 6)
 
 
 def test_a_tokenizer_without_a_mask_token_is_an_error(byte_tokenizer: Any) -> None:

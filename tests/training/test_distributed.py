@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ptuning.config import load_config
+from ptuning.config import METHODS, load_config
 from ptuning.errors import ConfigError
 from ptuning.training.processes import start_processes
 from ptuning.training.run import train
@@ -106,12 +106,13 @@ Settings = Callable[[str, Path], dict[str, Any]]
 @pytest.fixture(scope="module")
 def settings(tiny_backbone: Path, tiny_data: Callable[..., Path]) -> Settings:
     def make(kind: str, output: Path, **own: Any) -> dict[str, Any]:
+        method = METHODS[own.get("method", "p-tuning-v2")]
         return {
             "task": kind,
             "backbone": str(tiny_backbone),
             "data.path": str(tiny_data(kind)),
             "data.max_length": 48,
-            "prompts.prompt_length": 4,
+            **({"prompts.prompt_length": 4} if method.reparameterizations else {}),
             "training.device": "cpu",
             "training.precision": "fp32",
             "output": str(output),

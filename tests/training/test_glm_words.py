@@ -12,7 +12,7 @@ import torch
 
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.loading import load_backbone
-from ptuning.config import RunConfig, load_config
+from ptuning.config import METHODS, RunConfig, load_config
 from ptuning.data.batching import collate
 from ptuning.errors import ConfigError
 from ptuning.inference import padding_ids
@@ -35,6 +35,7 @@ def settings(glm_with_words: Path, tmp_path: Path) -> Callable[..., RunConfig]:
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def make(**more: Any) -> RunConfig:
+        method = METHODS[more.get("method", "p-tuning-v2")]
         return load_config(
             None,
             {
@@ -44,7 +45,7 @@ def settings(glm_with_words: Path, tmp_path: Path) -> Callable[..., RunConfig]:
                 "data.pattern": "{text} so {mask}.",
                 "head.kind": "verbalizer",
                 "head.words": WORDS,
-                "prompts.prompt_length": 4,
+                **({"prompts.prompt_length": 4} if method.reparameterizations else {}),
                 "training.device": "cpu",
                 "training.batch_size": 6,
                 "training.epochs": 1,

@@ -47,7 +47,7 @@ def _settings(backbone: Path, kind: str, **more: Any) -> dict[str, Any]:
         "head.kind": "verbalizer",
         "head.words": words,
         "data.pattern": patterns[kind],
-        "training.epochs": 1,
+        **({} if more.get("method") == "prompting" else {"training.epochs": 1}),
         **more,
     }
 

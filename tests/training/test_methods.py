@@ -14,13 +14,15 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from ptuning.backbones.loading import load_backbone
 from ptuning.checkpoint import _digest_of, read_prompt, save_prompt
-from ptuning.config import METHODS, with_method_defaults
+from ptuning.config import METHODS, load_config, with_method_defaults
 from ptuning.errors import BackboneError, BackboneMismatchError, CheckpointError, ConfigError, PromptError
 from ptuning.evaluation import evaluate
+from ptuning.methods import all_weights
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.predictor import load
 from ptuning.tasks.classification import Classification
 from ptuning.training import execution, loop
+from ptuning.training import run as training_run
 from ptuning.training.run import prepare_task, train
 
 TinyRun = Callable[..., Any]
@@ -63,6 +65,11 @@ def run(tiny_run: TinyRun, with_words: str) -> TinyRun:
     return settings
 
 
+def _steps(method: str, count: int) -> dict[str, int]:
+    """Few steps, for a method that makes some."""
+    return {"training.max_steps": count} if METHODS[method].makes_steps else {}
+
+
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_saved_and_loaded_method_predicts_what_it_did(method: str, run: TinyRun, tmp_path: Path) -> None:
     result = train(run(tmp_path / "run", method))
@@ -79,7 +86,7 @@ def test_a_saved_and_loaded_method_predicts_what_it_did(method: str, run: TinyRu
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_counts_are_those_of_what_is_saved(method: str, run: TinyRun, tmp_path: Path) -> None:
-    result = train(run(tmp_path / "run", method, **{"training.max_steps": 2}))
+    result = train(run(tmp_path / "run", method, **_steps(method, 2)))
     sizes = {"head": 0, "other": 0}
     for path in (tmp_path / "run" / "prompt").glob("*.safetensors"):
         for name, tensor in load_file(path).items():
@@ -140,7 +147,7 @@ def test_all_methods_see_the_same_examples_in_the_same_order(
 def test_all_methods_have_the_same_head_and_metric(run: TinyRun, tmp_path: Path) -> None:
     heads = set()
     for method in [name for name in METHODS if METHODS[name].heads[0] == "linear"]:
-        train(run(tmp_path / method, method, **{"training.max_steps": 1}))
+        train(run(tmp_path / method, method, **_steps(method, 1)))
         saved = read_prompt(tmp_path / method)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(saved.head_tensors.items()))
         heads.add((shapes, tuple(saved.metrics)))
@@ -247,13 +254,19 @@ def test_fine_tuning_leaves_a_given_backbone_as_it_was(run: TinyRun, tmp_path: P
 
 
 def test_virtual_tokens_leave_room_for_themselves(run: TinyRun, tmp_path: Path, with_words: str) -> None:
-    """The tiny backbone has 64 positions; those of a pattern are counted in max_length, others beside it."""
+    """The tiny backbone has 64 positions; max_length is what is left for real tokens, wherever virtual ones stand."""
     backbone = load_backbone(with_words)
     settings = {"data.max_length": None, "prompts.prompt_length": 10}
     plain = prepare_task(run(tmp_path, "prompt-tuning", **settings), backbone)
     assert plain.max_length == 54
     inside = {**settings, "data.pattern": "{prompt} {text} is {mask}"}
-    assert prepare_task(run(tmp_path, "p-tuning", **inside), backbone).max_length == 64
+    in_pattern = prepare_task(run(tmp_path, "p-tuning", **inside), backbone)
+    assert in_pattern.max_length == 54
+    lengths = [sum(number >= 0 for number in one.sequences[0]) for one in in_pattern.train]
+    short = prepare_task(run(tmp_path, "p-tuning", **inside | {"data.max_length": 9}), backbone)
+    cut = [sum(number >= 0 for number in one.sequences[0]) for one in short.train]
+    assert max(lengths) > 9 and cut == [min(length, 9) for length in lengths]
+    assert all(one.length == length + 10 for one, length in zip(short.train, cut, strict=True))
     with pytest.raises(
         ConfigError, match=r"data.max_length is 60 and method prompt-tuning adds prompt_length 10, but .*54"
     ):
@@ -312,6 +325,32 @@ def test_virtual_tokens_start_from_a_saved_prompt(run: TinyRun, tmp_path: Path) 
         ("prompt-tuning", {"prompts.prompt_length": 0}, "prompts.prompt_length is 0, but method prompt-tuning is its"),
         ("soft-prompts", {"training.gradient_checkpointing": True}, "what soft-prompts adds to layers is not there"),
         ("lora", {"training.compile": True}, "method lora changes what compiled layers cannot see"),
+        ("bitfit", {"prompts.init": "tokens"}, "prompts.init is tokens, but method bitfit has no prompts. Leave it"),
+        ("fine-tuning", {"prompts.prompt_length": 8}, "prompts.prompt_length is 8, but method fine-tuning has no pro"),
+        ("prompt-tuning", {"prompts.layers": "last:1"}, "prompts.layers is last:1, but the virtual tokens of prompt-t"),
+        (
+            "linear-probe",
+            {"training.learning_rate": 0.1},
+            "training.learning_rate is 0.1, but method linear-probe makes",
+        ),
+        ("linear-probe", {"head.dropout": 0.3}, "head.dropout is 0.3, but method linear-probe trains no head by steps"),
+        ("p-tuning-v2", {"lora.rank": 4}, "lora.rank is 4, but method p-tuning-v2 has no low-rank change, as lora"),
+        (
+            "prompting",
+            {"head.init": "x"},
+            "head.init is .*x, but method prompting trains no head by steps. Leave it out",
+        ),
+        (
+            "bitfit",
+            {"head.kind": "verbalizer", "head.dropout": 0.3},
+            "head.dropout is 0.3, but head.kind is verbalizer",
+        ),
+        ("bitfit", {"head.words": {"red": "a"}}, "head.words is {'red': 'a'}, but head.kind is linear, which reads no"),
+        (
+            "prompting",
+            {"lora.rank": 4, "training.epochs": 3},
+            r"2 settings are none of method prompting:\n  lora.rank is 4, .*\n  training.epochs is 3, but method ",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_method_are_refused(
@@ -324,8 +363,9 @@ def test_settings_that_do_not_fit_the_method_are_refused(
 
 @pytest.mark.parametrize("method", ["prompting", "soft-prompts"])
 def test_a_backbone_without_a_language_modeling_head_is_refused_by_name(
-    method: str, run: TinyRun, tmp_path: Path, tiny_backbone: Path
+    method: str, run: TinyRun, tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training_run, "load_task_data", None)  # no row is read before
     with pytest.raises(BackboneError, match="tiny-bert"):
         train(run(tmp_path / "run", method, backbone=str(tiny_backbone)))
 
@@ -359,7 +399,7 @@ def test_a_probe_reads_no_pooler(run: TinyRun, tmp_path: Path) -> None:
 def test_a_run_of_another_method_is_not_taken_for_a_probe(run: TinyRun, tmp_path: Path) -> None:
     train(run(tmp_path / "run", "p-tuning-v2", **{"training.max_steps": 1}))
     with pytest.raises(ConfigError, match="method 'p-tuning-v2' then, 'linear-probe' now"):
-        train(run(tmp_path / "run", "linear-probe", **{"training.max_steps": 1}), resume=True)
+        train(run(tmp_path / "run", "linear-probe"), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -429,3 +469,68 @@ def test_gradients_reach_what_a_method_trains_and_nothing_else(
     for method in ("p-tuning-v2", "prompt-tuning", "bitfit", "lora"):
         train(run(tmp_path / method, method, **{"training.max_steps": 1}))
     assert outside == {"p-tuning-v2": set(), "prompt-tuning": set(), "bitfit": set(), "lora": set()}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_complete_settings_of_a_run_are_those_of_its_method(method: str, run: TinyRun, tmp_path: Path) -> None:
+    """`config.yaml` says everything, defaults too, and can be given again."""
+    train(run(tmp_path / "run", method, **_steps(method, 1)))
+    again = load_config(tmp_path / "run" / "config.yaml", {"output": str(tmp_path / "again")})
+    assert train(again).metrics == read_prompt(tmp_path / "run").metrics
+
+
+def test_a_backbone_that_a_run_has_for_itself_is_tuned_without_a_copy(
+    run: TinyRun, tmp_path: Path, with_words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = train(run(tmp_path / "given", "fine-tuning"), backbone=load_backbone(with_words))
+    monkeypatch.setattr(all_weights, "copy", None)  # nothing is copied from here on
+    assert train(run(tmp_path / "own", "fine-tuning")).metrics == given.metrics
+    for name in ("model.safetensors", "prompts.safetensors"):
+        first, second = (load_file(tmp_path / which / "prompt" / name) for which in ("given", "own"))
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    assert evaluate(tmp_path / "own").metrics == pytest.approx(given.metrics, abs=1e-9)
+    predictor = load(tmp_path / "own")
+    predictor.close()
+    with pytest.raises(BackboneMismatchError):  # it is tuned, and says so
+        load(tmp_path / "own", backbone=predictor.backbone)
+
+
+def test_fine_tuning_in_bf16_keeps_its_weights_in_float32(run: TinyRun, tmp_path: Path, with_words: str) -> None:
+    before = dict(load_backbone(with_words).model.named_parameters())
+    still = {"training.learning_rate": 1e-12, "training.max_steps": 1, "training.precision": "bf16"}
+    train(run(tmp_path / "run", "fine-tuning", **still))
+    for name, weights in load_file(tmp_path / "run" / "prompt" / "model.safetensors").items():
+        torch.testing.assert_close(weights, before[name], rtol=0, atol=1e-9)
+    assert read_prompt(tmp_path / "run").precision == "bf16"
+
+
+def test_a_tuned_backbone_computes_in_what_it_is_asked_to(run: TinyRun, tmp_path: Path, with_words: str) -> None:
+    train(run(tmp_path / "run", "fine-tuning", **{"training.precision": "bf16", "training.max_steps": 2}))
+    backbone = load_backbone(with_words)
+    row = [{"text": "the blue parcel is late"}]
+
+    def asked(**options: Any) -> dict[str, float]:
+        predictor = load(tmp_path / "run", **options)
+        assert {parameter.dtype for parameter in predictor.backbone.model.parameters()} == {torch.float32}
+        return predictor.predict(row)[0]["scores"]
+
+    whole, half = asked(dtype=torch.float32), asked(dtype=torch.bfloat16)
+    assert whole != half and whole == pytest.approx(half, abs=0.05)
+    assert asked() == whole, "this machine does not compute bfloat16 natively"
+    assert asked(backbone=backbone) == half, "as in training"
+    assert asked(backbone=backbone, dtype=torch.float32) == whole
+
+
+def test_soft_prompts_change_what_every_layer_but_the_last_gives(
+    run: TinyRun, tmp_path: Path, tiny_backbone: Path
+) -> None:
+    config = AutoConfig.from_pretrained(tiny_backbone)
+    config.num_hidden_layers = 4
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "four-layers")
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(tmp_path / "four-layers")
+    settings = {"backbone": str(tmp_path / "four-layers"), "training.max_steps": 2, "prompts.mixture": 2}
+    train(run(tmp_path / "run", "soft-prompts", **settings))
+    changes = read_prompt(tmp_path / "run").adaptation.tensors["perturbations"]
+    assert tuple(changes.shape) == (2, 3, 4, 32)  # mixture, layers, prompt_length, hidden_size
+    assert changes.abs().amax((0, 2, 3)).gt(0).all()  # all of them have learned something

@@ -26,7 +26,7 @@ from ptuning.training.reporting import Silent
 from ptuning.training.run import train
 
 TinyRun = Callable[..., Any]
-TOO_HIGH = {"training.learning_rate": 1e30}
+TOO_HIGH = {"training.learning_rate": 1e30, "training.weight_decay": 1e6}  # the highest that are taken
 QUIET = {
     "head.dropout": 0.0,
     "training.backbone_dropout": "off",

@@ -209,5 +209,6 @@ def test_it_finds_the_rate_of_one_run_alone(tiny_run: TinyRun, tmp_path: Path) -
 def test_methods_without_steps_have_no_rate_to_find(
     tiny_run: TinyRun, tmp_path: Path, rates: list[list[float]]
 ) -> None:
-    train(tiny_run(tmp_path / "run", method="linear-probe", **PROBE))
-    assert not rates and load_config(tmp_path / "run" / "config.yaml").training.learning_rate is None
+    with pytest.raises(ConfigError, match="learning_rate_probe is on, but method linear-probe makes no steps"):
+        train(tiny_run(tmp_path / "run", method="linear-probe", **PROBE))
+    assert not rates

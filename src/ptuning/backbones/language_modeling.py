@@ -32,19 +32,22 @@ class LanguageModelingHead(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
+        parameters = dict(model.named_parameters())
+        self._is_half = any(parameter.dtype.itemsize < 4 for parameter in parameters.values())
+        self._dtype = torch.float32 if self._is_half else next(iter(parameters.values())).dtype
+        self._whole: dict[str, Tensor] | None = None
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(…, hidden_size) of the last layer -> (…, vocab_size), unnormalized."""
-        parameters = dict(self._model.named_parameters())
-        is_half = any(parameter.dtype.itemsize < 4 for parameter in parameters.values())
-        dtype = torch.float32 if is_half else next(iter(parameters.values())).dtype
-        inputs = {"inputs_embeds": hidden_states.to(dtype), "return_dict": True}
-        if not is_half:
+        inputs = {"inputs_embeds": hidden_states.to(self._dtype), "return_dict": True}
+        if not self._is_half:
             logits: Tensor = self._model(**inputs).logits
             return logits
-        # Scores of the words are near each other: in bfloat16 many of them would be equal.
-        whole = {name: parameter.to(dtype) for name, parameter in parameters.items()}
-        logits = torch.func.functional_call(self._model, whole, (), inputs).logits
+        if self._whole is None:
+            # Scores of the words are near each other: in bfloat16 many of them would be equal. The copy is made once;
+            # the model's own parameters stay as they are, since some are the backbone's.
+            self._whole = {name: one.detach().to(self._dtype) for name, one in self._model.named_parameters()}
+        logits = torch.func.functional_call(self._model, self._whole, (), inputs).logits
         return logits
 
     def of_tokens(self, hidden_states: Tensor, token_ids: Tensor) -> Tensor:
@@ -67,7 +70,8 @@ class _GivenStates(nn.Module):
 def load_language_modeling_head(backbone: Backbone) -> LanguageModelingHead:
     """Loads the head that a backbone was pretrained with, on its device and in its precision.
 
-    Where the head's last matrix is the backbone's own input embeddings, it is those, not a copy.
+    Where the head's last matrix is the backbone's own input embeddings, it is those, not a copy (but for one in float32
+    of a half-precision backbone). `Backbone.language_modeling_head` keeps what this gives.
 
     Args:
         backbone: loaded; with or without prompts attached.

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,9 @@ from ptuning.backbones.pairs import part_pairs
 from ptuning.backbones.pieces import PieceTokens, piece_tokens
 from ptuning.backbones.quantization import Quantization, as_quantization, quantization_of, quantize_layers
 from ptuning.errors import BackboneError, PtuningError
+
+if TYPE_CHECKING:
+    from ptuning.backbones.language_modeling import LanguageModelingHead
 
 # What a tokenizer may keep its vocabulary in.
 _VOCABULARY_FILES = (
@@ -101,6 +104,17 @@ class Backbone:
     def is_causal(self) -> bool:
         """Whether a token sees only what is to its left, and the virtual tokens."""
         return self.description.attention_direction == "causal"
+
+    @cached_property
+    def language_modeling_head(self) -> LanguageModelingHead:
+        """The head that it was pretrained with: (…, hidden_size) -> (…, vocab_size), frozen.
+
+        Raises:
+            BackboneError: its checkpoint has none.
+        """
+        from ptuning.backbones.language_modeling import load_language_modeling_head  # which knows this class
+
+        return load_language_modeling_head(self)
 
     @cached_property
     def tokenizer(self) -> Any:

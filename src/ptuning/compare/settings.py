@@ -11,7 +11,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ptuning.config import METHODS, RunConfig, load_config, with_method_defaults
-from ptuning.config.loading import load_settings
+from ptuning.config.foreign import foreign_settings
+from ptuning.config.loading import check_names, load_settings
 from ptuning.config.settings import Int, Settings, group_names
 from ptuning.config.text import Dumper
 from ptuning.errors import ConfigError
@@ -215,18 +216,20 @@ class CompareConfig(Settings):
         _raise(f"{where}: {problem}" for problem, where in problems.items())
         return self
 
-    def overrides_of(self, method: str, task: str, backbone: str) -> dict[str, Any]:
-        """The settings of a cell as they are written here, dotted, without its seed."""
+    def common_settings(self, task: str, backbone: str) -> dict[str, Any]:
+        """The settings that all methods have on a task and a backbone, as they are written here, dotted."""
         merged: dict[str, Any] = {}
-        for own in (self.run, self.backbones[backbone], self.tasks[task], self.methods[method]):
+        for own in (self.run, self.backbones[backbone], self.tasks[task]):
             merged |= own
-        merged.pop("seeds", None)
         split = merged.pop("split", "validation")
         is_beside = self.selection == "held_out" and split == "validation"
         return merged | ({"data.selection": "development"} if is_beside else {})
 
     def settings_of(self, method: str, task: str, backbone: str, more: Mapping[str, Any] | None = None) -> RunConfig:
         """The settings of a cell, with the defaults of its method.
+
+        Of the settings that are common to several methods a cell has those that its method has; one that is given for
+        the method itself must be one of them.
 
         Args:
             method: label.
@@ -237,8 +240,12 @@ class CompareConfig(Settings):
         Raises:
             ConfigError: some are unknown or out of range (all are listed), or the method does not have one.
         """
-        config = load_config(None, {**self.overrides_of(method, task, backbone), **(more or {})})
-        return with_method_defaults(config)
+        own = {key: value for key, value in self.methods[method].items() if key != "seeds"} | dict(more or {})
+        common = self.common_settings(task, backbone)
+        config = load_config(None, {**common, **own})
+        foreign = foreign_settings(config, METHODS[config.method])
+        used = {key: value for key, value in common.items() if key not in foreign}
+        return with_method_defaults(load_config(None, {**used, **own}) if foreign else config)
 
     def split_of(self, task: str) -> str:
         """The rows that a task is reported on."""
@@ -276,11 +283,7 @@ def load_compare_config(
     config = load_settings(CompareConfig, path, overrides or {})
     if not data:
         return config
-    unknown = [name for name in data if name not in config.tasks]
-    if unknown:
-        raise ConfigError(
-            f"data are given for {', '.join(unknown)}, but the tasks are {', '.join(config.tasks)}. Name one of those."
-        )
+    check_names(data, config.tasks)
     tasks = {name: {**own, **({"data.path": data[name]} if name in data else {})} for name, own in config.tasks.items()}
     return CompareConfig.model_validate({**config.model_dump(), "tasks": tasks})
 

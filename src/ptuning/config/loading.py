@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ptuning.config.foreign import foreign_settings
+from ptuning.config.methods import METHODS
 from ptuning.config.problems import all_problems
 from ptuning.config.recipes import find_recipe
 from ptuning.config.settings import RunConfig, group_names
@@ -41,13 +44,19 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             "population by train_population(..., resume=True), or name another file."
         )
     recipe = overrides.get("recipe", settings.get("recipe", "default"))
-    merged: dict[str, Any] = {}
+    recipe_settings: dict[str, Any] = {}
     if recipe != "default":
         task, backbone = (overrides.get(key, settings.get(key)) for key in ("task", "backbone"))
         default_backbone = RunConfig.model_fields["backbone"].default
-        merged = _read_settings(find_recipe(recipe, task, backbone or default_backbone), RunConfig)
-    _lay_over(merged, settings)
-    return _validated(RunConfig, merged, overrides, path)
+        recipe_settings = _read_settings(find_recipe(recipe, task, backbone or default_backbone), RunConfig)
+    found = _validated(RunConfig, _laid_over(recipe_settings, settings), overrides, path)
+    foreign = foreign_settings(found, METHODS[found.method])
+    if not foreign or not recipe_settings:
+        return found
+    for name in foreign:  # a recipe is made for one method; another takes what it has of it
+        group, _, last = name.partition(".")
+        recipe_settings.get(group, {}).pop(last, None)
+    return _validated(RunConfig, _laid_over(recipe_settings, settings), overrides, path)
 
 
 def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
@@ -116,10 +125,29 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
+def check_names(data: Mapping[str, str], tasks: Collection[str]) -> None:
+    """Makes sure that data that are given by the name of a task are for one that is there.
+
+    Raises:
+        ConfigError: a name is none of a task.
+    """
+    unknown = [name for name in data if name not in tasks]
+    if unknown:
+        raise ConfigError(
+            f"data are given for {', '.join(unknown)}, but the tasks are {', '.join(tasks)}. Name one of those."
+        )
+
+
 def _read_settings(path: str | Path, model: type[BaseModel]) -> dict[str, Any]:
     """A file's settings, without groups whose lines are all commented out."""
     groups = group_names(model)
     return {key: value for key, value in read_yaml(path).items() if value is not None or key not in groups}
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(below))
+    _lay_over(merged, above)
+    return merged
 
 
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from ptuning.config.foreign import check_settings_of
 from ptuning.config.settings import RunConfig
 from ptuning.errors import ConfigError
 
@@ -194,38 +195,18 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
         )
     if method.reparameterizations:
         _check_prompts(config, method, made)
+    check_settings_of(config, method)
     if prompts.gate != "none":
-        _check_gate(config, method)
-    if training.value_learning_rate is not None and (made != "none" or not method.has_deep_prompts):
-        why = (
-            f"the {made} of prompts.reparameterization makes keys and values together"
-            if method.has_deep_prompts
-            else f"method {method.name} trains no keys and values"
-        )
-        raise ConfigError(f"training.value_learning_rate is {training.value_learning_rate:g}, but {why}. Leave it out.")
-    if prompts.mixture > 1 and method.name != "soft-prompts":
+        _check_gate(config)
+    if training.value_learning_rate is not None and made != "none":
         raise ConfigError(
-            f"prompts.mixture is {prompts.mixture}, but method {method.name} has no mixture of prompts, as "
-            "soft-prompts has. Leave it out."
-        )
-    if training.gradient_checkpointing and method.name == "soft-prompts":
-        raise ConfigError(
-            "training.gradient_checkpointing is on, but what soft-prompts adds to layers is not there when they are "
-            "computed again. Turn it off; a smaller training.micro_batch_tokens saves memory too."
-        )
-    if training.quantization != "none" and method.trains_backbone:
-        raise ConfigError(
-            f"training.quantization is {training.quantization}, but method {method.name} trains the weights that would "
-            "be stored so. Set it to none."
+            f"training.value_learning_rate is {training.value_learning_rate:g}, but the {made} of "
+            "prompts.reparameterization makes keys and values together. Leave it out."
         )
     if training.quantization != "none" and training.sharding != "none":
         raise ConfigError(
             f"training.quantization is {training.quantization} and training.sharding {training.sharding}, but weights "
             "in 8 or 4 bits are kept whole in every process. Set one of the two to none."
-        )
-    if training.compile and not method.has_deep_prompts:
-        raise ConfigError(
-            f"training.compile is on, but method {method.name} changes what compiled layers cannot see. Turn it off."
         )
     rate = training.learning_rate or (None if training.learning_rate_probe else method.learning_rate)
     update: dict[str, dict[str, Any]] = {
@@ -240,12 +221,8 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
     return config.model_copy(update=groups)
 
 
-def _check_gate(config: RunConfig, method: Method) -> None:
+def _check_gate(config: RunConfig) -> None:
     gate, init = config.prompts.gate, config.prompts.init
-    if not method.has_deep_prompts:
-        raise ConfigError(
-            f"prompts.gate is {gate}, but method {method.name} has no values at every layer to gate. Leave it out."
-        )
     if init is not None and init not in STARTS:
         raise ConfigError(
             f"prompts.gate is {gate}, which begins with values of 0, but prompts.init is {init!r}, a saved prompt, "
@@ -274,11 +251,6 @@ def _check_prompts(config: RunConfig, method: Method, made: str) -> None:
         raise ConfigError(
             f"prompts.init is {prompts.init}, but the {made} of prompts.reparameterization produces the prompts. Use "
             "`init: normal` with it, or `reparameterization: none`."
-        )
-    if method.has_input_prompts and prompts.positions == "shifted":
-        raise ConfigError(
-            f"prompts.positions is shifted, but the virtual tokens of {method.name} have positions of their own. Leave "
-            "it out."
         )
     if method.has_input_prompts and prompts.prompt_length == 0:
         raise ConfigError(

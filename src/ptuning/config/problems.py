@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -92,6 +93,7 @@ _EXPECTATIONS = {
 def _expectation(message: str) -> str:
     """Pydantic's "Input should be a valid number, unable to parse …" as "a number"."""
     expected = message.removeprefix("Input should be ").split(", unable")[0].split(", got")[0].split(" or instance")[0]
+    expected = re.sub(r"\d{12,}", lambda digits: f"{float(digits[0]):g}", expected)
     for theirs, ours in _EXPECTATIONS.items():
         if expected.startswith(theirs):
             return expected.replace(theirs, ours)

@@ -21,6 +21,9 @@ def _no_truth_value(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_no_truth_value)]
 Float = Annotated[float, BeforeValidator(_no_truth_value)]
 
+HIGHEST_RATE = 1e30
+"""Of learning: above, a step of AdamW leaves what float32 can hold before any loss can be looked at."""
+
 
 class Settings(BaseModel):
     """A group of settings: fixed once made, and nothing unknown in it."""
@@ -34,7 +37,9 @@ class DataConfig(Settings):
     path: str | None = Field(None, description="directory with train/validation/test files, or a Hugging Face data set")
     columns: dict[str, str] = Field(default_factory=dict, description="role -> column, where names are ambiguous")
     labels: list[str] | None = Field(None, description="label names in index order")
-    max_length: Int | None = Field(None, ge=3, description="tokens a sequence; default by task kind (128, QA 384)")
+    max_length: Int | None = Field(
+        None, ge=3, description="tokens a sequence, virtual ones not counted; default by task kind (128, QA 384)"
+    )
     predicate_input: Literal["marked", "appended"] | None = Field(
         None, description="semantic role labeling: how the predicate is shown; default: marked where it stands"
     )
@@ -173,7 +178,10 @@ class TrainingConfig(Settings):
     )
     max_steps: Int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     learning_rate: Float | None = Field(
-        None, gt=0.0, description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2"
+        None,
+        gt=0.0,
+        le=HIGHEST_RATE,
+        description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2",
     )
     learning_rate_probe: bool = Field(
         False,
@@ -181,9 +189,14 @@ class TrainingConfig(Settings):
         "of the rate at which the loss is lowest",
     )
     value_learning_rate: Float | None = Field(
-        None, gt=0.0, description="of the values of prompts, and of their gate; default: learning_rate, as for keys"
+        None,
+        gt=0.0,
+        le=HIGHEST_RATE,
+        description="of the values of prompts, and of their gate; default: learning_rate, as for keys",
     )
-    head_learning_rate: Float | None = Field(None, gt=0.0, description="of the head; default: learning_rate")
+    head_learning_rate: Float | None = Field(
+        None, gt=0.0, le=HIGHEST_RATE, description="of the head; default: learning_rate"
+    )
     schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
         "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"
     )
@@ -196,7 +209,7 @@ class TrainingConfig(Settings):
     averaging_decay: Float = Field(
         0.99, gt=0.0, lt=1.0, description="of weight_averaging: what the average keeps at a step, less at first"
     )
-    weight_decay: Float = Field(0.0, ge=0.0, description="of AdamW")
+    weight_decay: Float = Field(0.0, ge=0.0, le=1e6, description="of AdamW")
     max_grad_norm: Float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
     batch_size: Int = Field(16, ge=1, description="examples a batch")
     batch_tokens: Int | None = Field(None, ge=1, description="tokens a batch, padding included, instead of batch_size")

@@ -17,7 +17,7 @@ from ptuning.data.learned import Learned, roles_here, template_columns_here
 from ptuning.data.naming import name_everything
 from ptuning.data.rows import Row, read_rows
 from ptuning.data.sampling import draw_rows
-from ptuning.data.splits import SPLIT_NAMES, Split, is_test, load_tables, needed_splits
+from ptuning.data.splits import SPLIT_NAMES, Split, TableReader, is_test, load_tables, needed_splits
 from ptuning.data.template import Template
 from ptuning.data.unlabelled import check_kind
 from ptuning.errors import DataError
@@ -81,6 +81,7 @@ def load_data(
     max_train_rows: int | None = None,
     max_validation_rows: int | None = None,
     splits: Collection[Split] | None = None,
+    reader: TableReader | None = None,
 ) -> TaskData:
     """Load the splits of a task.
 
@@ -106,6 +107,7 @@ def load_data(
         splits: what to load; each must be there, only validation may be held out from train. Without it: train,
             validation and test, and only train must be there. Whatever is loaded, whether numbers are label names or
             places among them is decided over all splits, so that a label means the same in each.
+        reader: gives the tables instead of `load_tables`; for a caller that needs them too.
 
     Raises:
         DataError: files, columns, labels or values are not what the kind needs.
@@ -114,7 +116,9 @@ def load_data(
     wanted: set[Split] = set(SPLIT_NAMES) if splits is None else set(splits)
     given, giver = (labels, "data.labels") if learned is None else (learned.label_names, PROMPT)
     all_matter = kind == "classification" and (given is None or some_are_numbers(given))
-    tables, available = load_tables(path, kind, None if all_matter and wanted <= set(SPLIT_NAMES) else wanted)
+    tables, available = (reader or load_tables)(
+        path, kind, None if all_matter and wanted <= set(SPLIT_NAMES) else wanted
+    )
     needed = needed_splits(available, wanted)
     notes: list[str] = [note for table in tables.values() for note in table.notes]
     held_out_needed = "validation" in wanted and "validation" not in tables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from ptuning.data.file_names import find_splits
@@ -19,6 +19,11 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 """The splits that every task may have -> what others call them. Some sets have more, such as `test_brown`."""
+
+TableReader = Callable[
+    [str | Path | HubSource, str, Collection[Split] | None], tuple[dict[Split, Table], Collection[Split]]
+]
+"""What `load_tables` is."""
 
 _MOST_SHOWN = 10
 

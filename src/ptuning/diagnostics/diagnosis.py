@@ -168,8 +168,7 @@ def _check_prompts(directories: Sequence[str | Path]) -> None:
     read = [read_directory(directory) for directory in directories]
     for found in read:
         saved = found.prompt
-        method = METHODS.get(saved.method)
-        if (method is not None and not method.has_deep_prompts) or saved.prompts.shape[3] == 0:
+        if not METHODS[saved.method].has_deep_prompts or saved.prompts.shape[3] == 0:
             able = ", ".join(name for name, one in METHODS.items() if one.has_deep_prompts)
             raise ConfigError(
                 f"{found.path} was trained with {saved.method} and has no prompts at the layers, so there is nothing "

@@ -1,7 +1,7 @@
 """Methods: what each changes about a frozen backbone, where that is not a bank of prompts at every layer."""
 
 from ptuning.methods.adaptation import Adaptation, ModelInputs
-from ptuning.methods.all_weights import AllWeights, own_copy
+from ptuning.methods.all_weights import AllWeights, with_own_weights
 from ptuning.methods.biases import Biases
 from ptuning.methods.low_rank import LowRank
 from ptuning.methods.restoring import restore_adaptation, save_adaptation
@@ -14,8 +14,8 @@ __all__ = [
     "LowRank",
     "ModelInputs",
     "VirtualTokens",
-    "own_copy",
     "restore_adaptation",
     "save_adaptation",
     "stand_in_of",
+    "with_own_weights",
 ]

@@ -1,4 +1,4 @@
-"""Fine-tuning: all weights of the backbone are trained, on a copy of its own.
+"""Fine-tuning: all weights of the backbone are trained, on a copy of its own where others use it.
 
 They are kept in float32; where the precision is bf16, products are computed in it under autocast, since a step of the
 optimizer would be lost in the rounding of bf16 weights.
@@ -25,7 +25,7 @@ class AllWeights(Adaptation):
     """All weights of a backbone that nobody else uses.
 
     Args:
-        model: the encoder, of `own_copy`.
+        model: the encoder, of `with_own_weights`.
         precision: of the matrix products.
     """
 
@@ -63,8 +63,12 @@ class AllWeights(Adaptation):
                 parameter.copy_(tensors[name])
 
 
-def own_copy(backbone: Backbone) -> Backbone:
-    """A backbone with weights of its own, in float32.
+def with_own_weights(backbone: Backbone, *, is_spare: bool = False) -> Backbone:
+    """A backbone whose weights may change, in float32.
+
+    Args:
+        backbone: to begin with; stays as it is, unless it is spare.
+        is_spare: whether nobody needs it as it is. Its weights are taken over then, and are in memory once.
 
     Raises:
         BackboneError: its weights are rounded to a few bits.
@@ -74,4 +78,5 @@ def own_copy(backbone: Backbone) -> Backbone:
             f"fine-tuning trains all weights, but those of {backbone.name} are stored in {backbone.quantization}, "
             "which has no gradients. Load it without quantization, or use p-tuning-v2 or lora."
         )
-    return replace(backbone, model=copy.deepcopy(backbone.model).float())
+    model = backbone.model if is_spare else copy.deepcopy(backbone.model)
+    return replace(backbone, model=model.float())

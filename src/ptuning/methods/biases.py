@@ -20,7 +20,7 @@ _PREFIX = "bias_changes."
 
 @final
 class Biases(Adaptation):
-    """Changes of the biases of all linear layers and norms of an encoder.
+    """Changes of the biases of all linear layers and norms of an encoder, norms of a family's own (DeBERTa) among them.
 
     Args:
         trunk: the encoder.
@@ -74,8 +74,12 @@ class Biases(Adaptation):
 
 
 def _has_bias(module: nn.Module) -> bool:
-    is_known = isinstance(module, nn.Linear | nn.LayerNorm)
-    return is_known and getattr(module, "bias", None) is not None
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(bias, Tensor):
+        return False
+    if isinstance(module, nn.Linear | nn.LayerNorm):
+        return True
+    return isinstance(weight, Tensor) and weight.shape == bias.shape  # a norm, whose weight is a scale
 
 
 def _size(module: nn.Module) -> int:

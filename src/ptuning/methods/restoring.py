@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ptuning.backbones.families import find_trunk
@@ -11,7 +12,7 @@ from ptuning.backbones.loading import Backbone
 from ptuning.checkpoint import SavedAdaptation
 from ptuning.errors import CheckpointError
 from ptuning.methods.adaptation import Adaptation
-from ptuning.methods.all_weights import AllWeights, own_copy
+from ptuning.methods.all_weights import AllWeights, with_own_weights
 from ptuning.methods.biases import Biases
 from ptuning.methods.low_rank import LowRank
 from ptuning.methods.virtual_tokens import VirtualTokens, stand_in_of
@@ -22,17 +23,26 @@ def save_adaptation(adaptation: Adaptation) -> SavedAdaptation:
     return SavedAdaptation(adaptation.options(), adaptation.saved_tensors(), adaptation.saved_weights())
 
 
-def restore_adaptation(method: str, saved: SavedAdaptation, backbone: Backbone) -> tuple[Adaptation | None, Backbone]:
+def restore_adaptation(
+    method: str,
+    saved: SavedAdaptation,
+    backbone: Backbone,
+    *,
+    dtype: torch.dtype | None = None,
+    is_spare: bool = False,
+) -> tuple[Adaptation | None, Backbone]:
     """Makes what was saved.
 
     Args:
         method: of the saved prompt.
         saved: what it holds besides prompts at every layer.
-        backbone: that it was trained on; stays as it is.
+        backbone: that it was trained on; stays as it is, unless it is spare.
+        dtype: what a tuned backbone computes its products in; by default as in training. Its weights are float32.
+        is_spare: whether nobody needs the backbone as it is, so that tuned weights may take the place of its own.
 
     Returns:
-        The adaptation, None for methods that need none; and the backbone to use with it, a copy where its weights were
-        trained.
+        The adaptation, None for methods that need none; and the backbone to use with it, another one where its
+        weights were trained.
 
     Raises:
         CheckpointError: tensors are missing or of other shapes than this backbone needs.
@@ -67,8 +77,9 @@ def restore_adaptation(method: str, saved: SavedAdaptation, backbone: Backbone) 
             change.start_from(saved.tensors)
             return change, backbone
         case "fine-tuning":
-            own = own_copy(backbone)
-            weights = AllWeights(own.model, precision="bf16" if options.get("precision") == "bf16" else "fp32")
+            own = with_own_weights(backbone, is_spare=is_spare)
+            is_half = options.get("precision") == "bf16" if dtype is None else dtype == torch.bfloat16
+            weights = AllWeights(own.model, precision="bf16" if is_half else "fp32")
             _check(saved.weights, weights.saved_weights(), "the weights")
             weights.load(saved.weights)
             return weights, own

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ptuning.config import DataConfig, HeadConfig, PromptsConfig, TrainingConfig
-from ptuning.config.loading import load_settings
+from ptuning.config.loading import check_names, load_settings
 from ptuning.config.settings import Float, Int, Settings
 from ptuning.config.text import Dumper
 from ptuning.errors import ConfigError
@@ -208,11 +208,7 @@ def load_multitask_config(
     config = load_settings(MultitaskConfig, path, overrides or {})
     if not data:
         return config
-    unknown = [name for name in data if name not in config.tasks]
-    if unknown:
-        raise ConfigError(
-            f"data are given for {', '.join(unknown)}, but the tasks are {', '.join(config.tasks)}. Name one of those."
-        )
+    check_names(data, config.tasks)
     paths = {f"tasks.{name}.data.path": place for name, place in data.items()}
     return load_settings(MultitaskConfig, path, {**(overrides or {}), **paths})
 

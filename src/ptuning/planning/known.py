@@ -12,7 +12,7 @@ from ptuning.data.hub import HubSource
 from ptuning.data.sources import TaskData
 from ptuning.tasks import Task, TaskKind, get_task
 from ptuning.tasks.loading import load_task_data
-from ptuning.tasks.resolving import resolve_kind, with_task_defaults
+from ptuning.tasks.resolving import has_virtual_tokens_in_pattern, resolve_kind, with_task_defaults
 from ptuning.training.assembly import fitting_max_length
 from ptuning.training.loop import make_batches
 from ptuning.training.run import PreparedTask, default_epochs, prepare_task, usual_epochs
@@ -32,7 +32,7 @@ class KnownTask:
     Attributes:
         config: of the run, with what task and method decide.
         kind: what is asked of the model.
-        max_length: tokens a sequence at most.
+        max_length: tokens a sequence at most, virtual ones of a pattern among them.
         num_sequences: sequences of an example at most: its choices.
         steps_per_epoch: optimizer steps; None where the data are not at hand.
         epochs: that the run would make; None where neither data nor settings say.
@@ -88,13 +88,17 @@ def know_task(config: RunConfig, backbone: Backbone) -> KnownTask:
     return KnownTask(
         config=config,
         kind=kind,
-        max_length=fitting_max_length(config, backbone, task.max_length or kind.max_length_default),
+        max_length=_longest(config, fitting_max_length(config, backbone, task.max_length or kind.max_length_default)),
         num_sequences=choices,
         steps_per_epoch=steps,
         epochs=epochs,
         positions_per_epoch=None,
         assumptions=tuple(assumptions),
     )
+
+
+def _longest(config: RunConfig, max_length: int) -> int:
+    return max_length + (config.prompts.prompt_length if has_virtual_tokens_in_pattern(config) else 0)
 
 
 def _is_at_hand(config: RunConfig, task: Task) -> bool:
@@ -113,7 +117,7 @@ def _from_examples(config: RunConfig, prepared: PreparedTask) -> KnownTask:
     return KnownTask(
         config=config,
         kind=prepared.kind,
-        max_length=prepared.max_length,
+        max_length=_longest(config, prepared.max_length),
         num_sequences=max(len(example.sequences) for example in examples),
         steps_per_epoch=math.ceil(len(first) / config.training.accumulation),
         epochs=config.training.epochs or default_epochs(config, prepared),

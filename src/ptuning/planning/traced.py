@@ -96,7 +96,11 @@ class TracedModel:
         training = config.training.model_copy(update={"compile": False})
         with self._shapes.running(making=True) as recorder:
             model = assemble_model(
-                config.model_copy(update={**started_anew, "training": training}), self.backbone, kind, ()
+                config.model_copy(update={**started_anew, "training": training}),
+                self.backbone,
+                kind,
+                (),
+                is_spare=True,  # as a run that loads its backbone itself has it
             )
             self._model = model
             for head in model.heads:

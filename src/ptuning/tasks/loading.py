@@ -11,17 +11,21 @@ from ptuning.config import RunConfig
 from ptuning.data.file_names import find_splits
 from ptuning.data.hub import HubSource, has_configuration, parse_hub_name
 from ptuning.data.sources import TaskData, load_data, source_directory
+from ptuning.data.splits import TableReader
 from ptuning.errors import ConfigError
 from ptuning.tasks.presets import Task
 
 
-def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None = None) -> TaskData:
+def load_task_data(
+    config: RunConfig, task: Task, splits: Collection[str] | None = None, *, reader: TableReader | None = None
+) -> TaskData:
     """Loads the rows of a task, from `data.path` or the preset's own source.
 
     Args:
         config: settings of the run.
         task: preset or bare kind.
         splits: what to load; train, validation and test without it.
+        reader: of `load_data`.
 
     Raises:
         ConfigError: a bare kind without a path, or a setting of another kind.
@@ -57,6 +61,7 @@ def load_task_data(config: RunConfig, task: Task, splits: Collection[str] | None
             max_train_rows=settings.max_train_rows,
             max_validation_rows=settings.max_validation_rows,
             splits=splits,
+            reader=reader,
         )
 
 

@@ -45,7 +45,7 @@ def encode_in_pattern(
         tokenizer: a transformers tokenizer.
         parts: of the pattern.
         texts: role -> text of each sequence, for each role that the pattern has.
-        max_length: tokens a sequence at most; special tokens, masks, virtual tokens and pieces are counted.
+        max_length: real tokens a sequence at most; special tokens, masks and pieces are counted, virtual tokens not.
         shorten: what is called where texts are longer than there is room for.
         num_masks: masks at `{mask}`.
         answers: for a backbone that fills blanks by pieces, tokens of what fills the one of each sequence, none where
@@ -65,7 +65,7 @@ def encode_in_pattern(
     cut = [part.value for part in parts if part.kind == "text" and not part.is_whole]
     if room < len(texts):
         raise ConfigError(
-            f"max_length is {max_length}, but special tokens and the words, masks and virtual tokens of the pattern "
+            f"max_length is {max_length}, but special tokens and the words and masks of the pattern "
             f"are {frame.num_fixed} tokens, so at least {frame.num_fixed + len(texts)} are needed. Raise "
             "data.max_length, or shorten data.pattern."
         )
@@ -269,7 +269,8 @@ class _Frame:
 
     @property
     def num_fixed(self) -> int:
-        own = sum(len(piece) for piece in self.between if not isinstance(piece, str))
+        """Real tokens that every sequence has."""
+        own = sum(number >= 0 for piece in self.between if not isinstance(piece, str) for number in piece)
         return len(self.before) + own + len(self.after)
 
     def without_special(self, ids: Sequence[int]) -> list[int]:

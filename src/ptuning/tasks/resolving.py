@@ -83,5 +83,5 @@ def resolve_kind(config: RunConfig, task: Task, data: TaskData, *, is_causal: bo
 
 
 def has_virtual_tokens_in_pattern(config: RunConfig) -> bool:
-    """Whether virtual tokens are among the tokens of the pattern, which then are counted in `data.max_length`."""
+    """Whether virtual tokens are among the tokens of the pattern."""
     return config.data.pattern is not None and config.method in ("p-tuning", "soft-prompts")

@@ -15,7 +15,7 @@ from ptuning.checkpoint import read_prompt
 from ptuning.config import METHODS, RunConfig
 from ptuning.data.batching import Example
 from ptuning.errors import ConfigError, PromptError
-from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, VirtualTokens, own_copy, stand_in_of
+from ptuning.methods import Adaptation, AllWeights, Biases, LowRank, VirtualTokens, stand_in_of, with_own_weights
 from ptuning.methods.starts import from_ids, from_labels, from_noise, ordinary_ids
 from ptuning.prompts import GivenPrompts
 from ptuning.prompts.input_prompts import InputPrompts
@@ -37,19 +37,22 @@ def make_adaptation(
     kind: TaskKind,
     examples: Sequence[Example],
     generator: torch.Generator,
+    *,
+    is_spare: bool = False,
 ) -> tuple[Adaptation | None, Backbone]:
     """Makes what a method trains.
 
     Args:
         config: resolved settings.
-        backbone: frozen; stays as it is.
+        backbone: frozen; stays as it is, unless it is spare.
         kind: of the task; a pattern of its own says where virtual tokens stand, and its words may be their start.
         examples: training examples, for `prompts.init: tokens`.
         generator: source of random starts.
+        is_spare: whether nobody needs the backbone as it is, so that its weights may be trained instead of a copy.
 
     Returns:
-        The adaptation, None for methods that train nothing but a head; and the backbone to use with it, a copy where
-        its weights are trained.
+        The adaptation, None for methods that train nothing but a head; and the backbone to use with it, another
+        one where its weights are trained.
 
     Raises:
         ConfigError: settings that contradict each other or the backbone.
@@ -70,7 +73,7 @@ def make_adaptation(
             )
             return change, backbone
         case "fine-tuning":
-            own = own_copy(backbone)
+            own = with_own_weights(backbone, is_spare=is_spare)
             return AllWeights(own.model, precision="bf16" if config.training.precision == "bf16" else "fp32"), own
     return None, backbone
 

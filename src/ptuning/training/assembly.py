@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ptuning.backbones.capture import capture_keys_values
 from ptuning.backbones.families import position_limit
-from ptuning.backbones.language_modeling import load_language_modeling_head
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.packing import can_pack, require_packing
 from ptuning.backbones.pieces import PieceTokens
@@ -20,14 +19,14 @@ from ptuning.config import METHODS, PromptsConfig, RunConfig
 from ptuning.config.methods import DEEP_STARTS, backbone_dropout
 from ptuning.data.batching import Example, collate
 from ptuning.errors import ConfigError
-from ptuning.heads import draw_pooler, make_head
+from ptuning.heads import draw_pooler
 from ptuning.inference import padding_ids
 from ptuning.methods import Adaptation
 from ptuning.model import PromptedModel
 from ptuning.prompts import DeepPrompts, Entry, PromptBank, resolve_layers
 from ptuning.prompts.initialization import draw_like, from_saved, pick_tokens
 from ptuning.tasks import TaskKind
-from ptuning.tasks.resolving import has_virtual_tokens_in_pattern
+from ptuning.tasks.heads import linear_head
 from ptuning.tasks.verbalizing import make_verbalizer
 from ptuning.training.adapting import make_adaptation, no_prompts
 from ptuning.training.seed import generator_for
@@ -36,7 +35,9 @@ _ENOUGH_EXAMPLES = 32  # some hundred tokens, for the mean and deviation of keys
 
 
 def fitting_max_length(config: RunConfig, backbone: Backbone, usual: int) -> int:
-    """Returns the tokens a sequence may have: what the config says, or what is usual as far as it fits.
+    """Returns the real tokens a sequence may have: what the config says, or what is usual as far as it fits.
+
+    Virtual tokens are not among them, wherever they stand; where they occupy positions, fewer are left.
 
     Args:
         config: of the run.
@@ -44,15 +45,12 @@ def fitting_max_length(config: RunConfig, backbone: Backbone, usual: int) -> int
         usual: where the config does not say: of the task, or of its kind.
 
     Raises:
-        ConfigError: the config's length (plus prompt_length in shifted mode) is more than the backbone's positions.
+        ConfigError: the config's length, with the positions that virtual tokens take, is more than the backbone has.
     """
     limit = position_limit(backbone.model.config, backbone.family)
     has_prompts, length = METHODS[config.method].has_deep_prompts, config.prompts.prompt_length
     is_shifted = has_prompts and config.prompts.positions == "shifted"
-    if has_virtual_tokens_in_pattern(config):
-        usual += length
-    is_added = METHODS[config.method].has_input_prompts and not has_virtual_tokens_in_pattern(config)
-    shift = length if is_shifted or is_added else 0
+    shift = length if is_shifted or METHODS[config.method].has_input_prompts else 0
     asked = config.data.max_length
     if limit is None:
         return asked or usual
@@ -81,6 +79,7 @@ def assemble_model(
     *,
     other_kinds: Sequence[TaskKind] = (),
     other_configs: Sequence[RunConfig] = (),
+    is_spare: bool = False,
 ) -> PromptedModel:
     """Makes prompts, bank and head as the config says, and joins them to the backbone.
 
@@ -91,6 +90,7 @@ def assemble_model(
         examples: training examples, for `prompts.init: tokens`.
         other_kinds: those of further data sets that share the prompts, each with a head of its own after the first.
         other_configs: those of further candidates, each with an entry of the bank and all heads of its own.
+        is_spare: whether nobody needs the backbone as it is, so that a method may train its weights instead of a copy.
 
     Raises:
         ConfigError: settings that contradict each other or the backbone.
@@ -116,7 +116,7 @@ def assemble_model(
         else:
             _check_serves_one(one, len(other_kinds) + len(other_configs))
             bank.add(no_prompts(backbone))
-            adaptation, backbone = make_adaptation(one, backbone, kind, examples, generator)  # perhaps a copy of it
+            adaptation, backbone = make_adaptation(one, backbone, kind, examples, generator, is_spare=is_spare)
         heads += _make_heads(one, backbone, (kind, *other_kinds))
     model = PromptedModel(
         backbone,
@@ -214,11 +214,10 @@ def _make_heads(config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind]
     The normal start depends on the seed alone: methods, prompt lengths and candidates begin with one and the same head,
     and so does a data set that is trained alone or with others.
     """
-    description = backbone.description
     if config.head.kind == "verbalizer":
-        words_at_mask, penalty = load_language_modeling_head(backbone), config.head.length_penalty
-        return [make_verbalizer(kind, backbone.tokenizer, words_at_mask, length_penalty=penalty) for kind in kinds]
-    pooling, pooler = config.head.pooling or backbone.pooling, backbone.pooler
+        scores, penalty = backbone.language_modeling_head, config.head.length_penalty
+        return [make_verbalizer(kind, backbone.tokenizer, scores, length_penalty=penalty) for kind in kinds]
+    pooling, pooler, seed = config.head.pooling or backbone.pooling, backbone.pooler, config.training.seed
     is_pooled = any(kind.head_kind in ("sequence", "choice") for kind in kinds)
     if pooling in ("cls", "pooler") and backbone.is_causal and is_pooled:
         raise ConfigError(
@@ -226,17 +225,16 @@ def _make_heads(config: RunConfig, backbone: Backbone, kinds: Sequence[TaskKind]
             "texts would look alike there. Use last or mean, or set attention_direction to bidirectional."
         )
     if pooling == "pooler" and pooler is None and config.head.missing_pooler == "draw":
-        draws = generator_for("pooler", config.training.seed)
-        pooler = draw_pooler(description.hidden_size, std=description.initializer_range, generator=draws)
-    heads: list[nn.Module] = [
-        make_head(
-            kind.head_kind,
-            description.hidden_size,
-            kind.num_outputs,
+        width, std = backbone.description.hidden_size, backbone.description.initializer_range
+        pooler = draw_pooler(width, std=std, generator=generator_for("pooler", seed))
+    heads = [
+        linear_head(
+            kind,
+            backbone,
             pooling=pooling,
             pooler=pooler,
             dropout=config.head.dropout,
-            generator=generator_for("head", config.training.seed),
+            generator=generator_for("head", seed),
         )
         for kind in kinds
     ]

@@ -96,6 +96,7 @@ def execute(
     overwrite: bool,
     report: Reporter,
     processes: Processes | None = None,
+    is_spare: bool = False,
 ) -> Progress:
     """Trains to the end of a course.
 
@@ -107,6 +108,7 @@ def execute(
         overwrite: delete a run that is there.
         report: who is told how it goes.
         processes: of the run; without them this is the only one.
+        is_spare: whether nobody needs the backbone as it is afterwards.
 
     Returns:
         Where it stands at the end.
@@ -140,7 +142,15 @@ def execute(
             start, *others = [_with_any_start(own) if is_going_on else own for own in configs]
             kind, *other_kinds = [part.kind for part in course.parts]
             examples = [example for part in course.parts for example in part.examples]
-            model = assemble_model(start, backbone, kind, examples, other_kinds=other_kinds, other_configs=others)
+            model = assemble_model(
+                start,
+                backbone,
+                kind,
+                examples,
+                other_kinds=other_kinds,
+                other_configs=others,
+                is_spare=is_spare,
+            )
             seen = [*examples, *course.held_out]
             origin = {"data": course.digest, "backbone": backbone.identity.weights}
             processes.require_same(origin)

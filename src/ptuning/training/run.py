@@ -26,7 +26,7 @@ from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.backbones.loading import Backbone, load_backbone
 from ptuning.backbones.sharding import shard_backbone
 from ptuning.checkpoint import SavedAdaptation, SavedPrompt, read_prompt, save_prompt
-from ptuning.config import METHODS, RunConfig, load_config
+from ptuning.config import METHODS, RunConfig, load_config, with_method_defaults
 from ptuning.config.methods import STARTS
 from ptuning.data.batching import Example, MixedBatches
 from ptuning.data.sources import TaskData
@@ -158,8 +158,10 @@ def _train(
     directory = output_directory(config)
     _check_processes(config, processes)
     with processes.main_first():
-        if processes.is_main:  # before anything is loaded
+        if processes.is_main:
             check_start(directory, resume=resume, overwrite=overwrite)
+    with_method_defaults(config)  # what does not fit the method is said before anything is loaded
+    is_spare = backbone is None  # nobody else has what is loaded here
     backbone = backbone or load_backbone_of(config, processes)
     if prepared is None:
         with processes.main_first():  # the others find the tokens in the cache
@@ -204,7 +206,14 @@ def _train(
         save=save,
     )
     progress = execute(
-        directory, course, backbone, resume=resume, overwrite=overwrite, report=report, processes=processes
+        directory,
+        course,
+        backbone,
+        resume=resume,
+        overwrite=overwrite,
+        report=report,
+        processes=processes,
+        is_spare=is_spare,
     )
     metrics, counts = processes.from_main(_kept(directory) if processes.is_main else ({}, {}))
     return RunResult(
@@ -340,11 +349,14 @@ def prepare_task(config: RunConfig, backbone: Backbone) -> PreparedTask:
     """Loads a task's rows and tokenizes them.
 
     Raises:
+        BackboneError: label words are asked for, and the backbone has no language-modeling head.
         ConfigError: there is no such task, a bare kind has no data, or lengths do not fit the backbone.
         DataError: the data are not what the task needs.
     """
     task = get_task(config.task)
     config = with_task_defaults(config, task, has_pieces=backbone.pieces is not None)
+    if config.head.kind == "verbalizer":
+        _ = backbone.language_modeling_head  # where there is none, that is said before rows are read
     data = load_task_data(config, task)
     kind = resolve_kind(config, task, data, is_causal=backbone.is_causal)
     max_length = fitting_max_length(config, backbone, task.max_length or kind.max_length_default)
@@ -367,7 +379,10 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     """
     config = with_task_defaults(config, prepared.task, has_pieces=backbone.pieces is not None)
     training = config.training
-    rate, epochs = training.head_learning_rate, training.epochs or default_epochs(config, prepared)
+    rate, epochs, evaluation_epochs = training.head_learning_rate, training.epochs, training.evaluation_epochs
+    if METHODS[config.method].makes_steps:
+        epochs = epochs or default_epochs(config, prepared)
+        evaluation_epochs = evaluation_epochs or _default_evaluation_epochs(epochs, prepared)
     parameter = next(backbone.model.parameters())
     dtype = parameter.dtype
     if METHODS[config.method].trains_backbone:
@@ -381,7 +396,7 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
         "head": {"pooling": config.head.pooling or backbone.pooling},
         "training": {
             "epochs": epochs,
-            "evaluation_epochs": training.evaluation_epochs or _default_evaluation_epochs(epochs, prepared),
+            "evaluation_epochs": evaluation_epochs,
             "head_learning_rate": training.learning_rate if rate is None else rate,
             "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
             "attention": backbone.attention if training.attention == "auto" else training.attention,
