@@ -53,6 +53,8 @@ def test_examples_parse(command: str) -> None:
     assert examples
     for example in examples:
         words = shlex.split(re.split(r" [<>] ", example.rpartition(" | ")[2] if " | " in example else example)[0])
+        if words[0] == "torchrun":
+            words = words[words.index("-m") + 1 :]
         assert words[:2] == ["ptuning", command]
         GROUP.commands[command].make_context(command, words[2:])
 
