@@ -213,7 +213,7 @@ def _headline(sets: dict[str, Any], device: str) -> dict[str, Any]:
     trunk = [trunk_reuse_ratio(r["learning"]) for r in sets.values() if "learning" in r]
     shares = {
         side: min((result[f"ptuning {side}"]["share_of_floor"] for result in epochs), default=None)
-        for side in ("bf16", "fp32", f"bf16{WITH_DROPOUT}", f"fp32{WITH_DROPOUT}")
+        for side in ("bf16", "fp32", f"bf16{WITH_DROPOUT}")
     }
     return {
         "precision_auto": auto,
@@ -223,7 +223,6 @@ def _headline(sets: dict[str, Any], device: str) -> dict[str, Any]:
         "share_of_floor": shares["bf16"],
         "share_of_floor_fp32": shares["fp32"],
         "share_of_floor_with_dropout": shares[f"bf16{WITH_DROPOUT}"],
-        "share_of_floor_fp32_with_dropout": shares[f"fp32{WITH_DROPOUT}"],
     }
 
 
