@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ptuning.inference import padding_ids, run_examples
 from ptuning.model import PromptedModel
 from ptuning.training.assembly import assemble_model
 from ptuning.training.run import prepare_task
+from ptuning.training.together import run_together
 
 Prepared = tuple[PromptedModel, list[Example], Any]
 SHAPES = {
@@ -53,6 +56,37 @@ def test_every_example_gets_the_logits_it_gets_alone_in_input_order(
     for example, logits, other in zip(examples, together, small, strict=True):
         alone = run_examples(model, [example], tokenizer)[0]
         assert torch.allclose(logits, alone, atol=1e-5) and torch.allclose(other, alone, atol=1e-5)
+
+
+@dataclass
+class Sending:
+    """Two processes as one of them sees them: it keeps what it sends, and gets what the other one has sent."""
+
+    index: int
+    others: Any = None
+    sent: Any = None
+    count: int = 2
+
+    def gather_to_main(self, value: Any) -> list[Any] | None:
+        self.sent = pickle.dumps(value)
+        return [value, pickle.loads(self.others)] if self.index == 0 else None
+
+
+@pytest.mark.parametrize("kind", ["token_classification", "multiple_choice"])
+def test_processes_send_each_other_the_logits_and_not_what_these_are_views_of(
+    kind: str, prepared: Callable[[str], Prepared]
+) -> None:
+    model, examples, tokenizer = prepared(kind)
+    second = Sending(1)
+    assert run_together(second, model, examples, tokenizer, batch_tokens=100) is None
+    first = Sending(0, second.sent)
+    found = run_together(first, model, examples, tokenizer, batch_tokens=100)
+    expected = run_examples(model, examples, tokenizer, batch_tokens=100)
+    assert found is not None
+    for logits, other in zip(found, expected, strict=True):
+        assert torch.equal(logits, other)
+    numbers = sum(logits.numel() * logits.element_size() for logits in expected)
+    assert len(first.sent) + len(second.sent) < 2 * numbers + 2 * 1000
 
 
 def test_there_is_no_dropout_and_the_mode_comes_back(prepared: Callable[[str], Prepared]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ptuning.backbones.sharding import is_sharded
@@ -42,8 +44,20 @@ def run_together(
     own = batches[processes.index :: processes.count]
     if is_sharded(model.backbone):  # whose weights are gathered by all at once: each runs as many batches
         own += batches[:1] * (-(-len(batches) // processes.count) - len(own))
-    parts = processes.gather_to_main(run_batches(model, examples, own, tokenizer, entries=entries, heads=heads))
+    ran = run_batches(model, examples, own, tokenizer, entries=entries, heads=heads)
+    parts = processes.gather_to_main(_packed(ran))
     if parts is None:
         return None
-    found = {index: logits for part in parts for index, logits in part.items()}
+    found = {index: logits for part in parts for index, logits in _unpacked(*part).items()}
     return [found[index] for index in range(len(examples))]
+
+
+def _packed(found: Mapping[int, Tensor]) -> tuple[list[tuple[int, ...]], Tensor]:
+    """Index and shape of each tensor, and all their numbers in one: a view would be sent with all that it views."""
+    numbers = [logits.reshape(-1) for logits in found.values()]
+    return [(index, *logits.shape) for index, logits in found.items()], torch.cat([torch.empty(0), *numbers])
+
+
+def _unpacked(what: Sequence[tuple[int, ...]], numbers: Tensor) -> dict[int, Tensor]:
+    parts = torch.split(numbers, [math.prod(shape) for _, *shape in what])
+    return {index: part.view(shape) for (index, *shape), part in zip(what, parts, strict=True)}
