@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,18 @@ def test_nothing_of_a_weights_size_is_kept_for_the_backward(kind: str) -> None:
     torch.testing.assert_close(found, linear.restored(torch.float32).sum(0).expand(2, 3, -1))
 
 
+@pytest.mark.parametrize("shape", [(48,), (5, 48), (2, 3, 48)])
+def test_a_bias_that_is_trained_has_its_gradient(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(24, 48, generator=torch.Generator().manual_seed(0))
+    linear = QuantizedLinear(weight, torch.ones(24), "int8", device=CPU, dtype=torch.float64)
+    linear.bias.requires_grad_()
+    inputs = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plain = nn.functional.linear(inputs, linear.restored(torch.float64), linear.bias)
+    (expected,) = torch.autograd.grad(plain.square().sum(), linear.bias)
+    (found,) = torch.autograd.grad(linear(inputs).square().sum(), linear.bias)  # of inputs without a gradient
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_training_leaves_what_is_stored_bit_for_bit(
     kind: str, make_backbone: Callable[..., Backbone], ragged_batch: RaggedBatch
@@ -292,6 +305,20 @@ def test_loading_rounds_the_files_weights_and_stores_the_rest_as_ever(
     assert torch.equal(linear.codes, again.codes) and torch.equal(linear.scales, again.scales)
     layers = {key for key, module in source.model.named_modules() if type(module) is nn.Linear}
     assert len(linears) >= 0.8 * len(layers)
+
+
+def test_weights_are_rounded_once_where_the_config_names_another_dtype(tiny_model: TinyModel, tmp_path: Path) -> None:
+    tiny_model("bert").half().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+    plain, rounded = (load_backbone(tmp_path, quantization=kind) for kind in ("none", "int8"))
+    found, expected = (one.model.embeddings.word_embeddings.weight for one in (rounded, plain))
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+    assert not torch.equal(expected, expected.bfloat16().float()), "bfloat16 would be another"
+    for key, linear in quantized_linears(rounded.model).items():
+        again = QuantizedLinear(plain.model.get_submodule(key).weight, None, "int8", device=CPU, dtype=torch.float32)
+        assert torch.equal(linear.codes, again.codes) and torch.equal(linear.scales, again.scales)
+    assert rounded.identity.fingerprint == plain.identity.fingerprint
 
 
 def test_an_identity_says_what_the_weights_were_rounded_to(make_backbone: Callable[..., Backbone]) -> None:

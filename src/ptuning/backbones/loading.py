@@ -257,10 +257,12 @@ def load_backbone(
             )
         attention = "eager"  # transformers knows no other for these; ours is chosen when prompts are attached
     place = torch.device(device or "cpu")
-    # What is to be rounded comes as the file has it: on a CPU that is a view of the file, read as it is rounded.
+    # What is to be rounded comes as the file has it, whatever its config says, or it would be rounded twice: on a CPU
+    # that is a view of the file, read as it is rounded.
     storage: dict[str, Any] = {"dtype": dtype, "device_map": None if place.type == "cpu" else {"": place}}
     if as_quantization(quantization) != "none":
         storage = {"dtype": "auto"}
+        config.dtype = None
     loader: Any = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
     try:
         if family.model_type == glm.MODEL_TYPE:

@@ -114,7 +114,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """A product with gradients for its input alone, which restores its weight each time."""
+    """A product with gradients for its input and its bias, which restores its weight each time."""
 
     @staticmethod
     def forward(
@@ -132,9 +132,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        codes, scales = ctx.saved_tensors
-        weight = _restore(codes, scales, ctx.quantization, ctx.shape, gradients[0].dtype)
-        return gradients[0] @ weight, None, None, None, None, None
+        gradient, (codes, scales) = gradients[0], ctx.saved_tensors
+        of_input = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_input = gradient @ _restore(codes, scales, ctx.quantization, ctx.shape, gradient.dtype)
+        if ctx.needs_input_grad[3]:
+            of_bias = gradient.flatten(0, -2).sum(0) if gradient.ndim > 1 else gradient
+        return of_input, None, None, of_bias, None, None
 
 
 def quantize_layers(
