@@ -110,7 +110,7 @@ def test_all_of_superglue_has_a_pattern() -> None:
 
 
 @pytest.mark.parametrize("name", list(SEEN))
-def test_a_record_is_seen_as_the_original_shows_it(name: str, glm_with_words: Any) -> None:
+def test_a_record_is_seen_in_its_pattern(name: str, glm_with_words: Any) -> None:
     task, tokenizer = get_task(name), load_backbone(glm_with_words).tokenizer
     config, (record, expected) = _resolved(name), SEEN[name]
     kind = _kind(task, config)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ptuning.backbones import embedded, glm
 from ptuning.backbones.description import BackboneDescription, describe_trunk
@@ -137,9 +137,11 @@ class Backbone:
         except PtuningError:
             raise
         except Exception as error:  # a damaged file may give any: the tokenizers library raises Exception itself
+            files = glm.TOKENIZER_FILES if is_glm else "tokenizer.json, tokenizer_config.json"
+            reach = "" if Path(self.source).is_dir() else "; if they are there on the hub, it was not reachable"
             raise BackboneError(
                 f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
-                "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
+                f"Put the tokenizer's files ({files}) beside the weights{reach}."
             ) from error
         if is_glm:
             glm.require_tokens(tokenizer, self.source)
@@ -300,8 +302,16 @@ def load_backbone(
         _store(model, loader, dtype, place)
         if pooler is not None:
             pooler.to(place, dtype)
-    found_revision = getattr(config, "_commit_hash", None) or revision
+    found_revision = getattr(config, "_commit_hash", None) or _commit_of(source, revision) or revision
     return Backbone(model, family, source, name, found_revision, pooler, eager, options)
+
+
+def _commit_of(source: str, revision: str | None) -> str | None:
+    """The commit that a repository's files in the cache are of; transformers 5.24 does not note it in configs."""
+    if Path(source).is_dir():
+        return None
+    commit: str | None = extract_commit_hash(_cached_file(source, "config.json", revision=revision), None)
+    return commit
 
 
 def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,38 @@ def test_weights_are_stored_as_asked(checkpoint: tuple[Path, Weights]) -> None:
         (directory / "pytorch_model.bin").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("name", ["safetensors", "bin", "bin of old torch", "two shards"])
+def test_weights_go_straight_to_their_device(
+    name: str, checkpoint: tuple[Path, Weights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, weights = checkpoint
+    FORMATS[name](directory, weights)
+    made: list[set[str]] = []
+
+    def make(config: Any) -> Any:
+        model: Any = Glm2021Model(config)
+        made.append({parameter.device.type for parameter in model.parameters()})
+        return model
+
+    monkeypatch.setattr("ptuning.backbones.glm.checkpoint.Glm2021Model", make)
+    model = load_backbone(directory, device="meta").model
+    assert made == [{"meta"}], "nothing is made before the weights are there"
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is mapped")
+@pytest.mark.parametrize("name", ["bin", "safetensors"])
+def test_weights_that_are_stored_as_in_the_file_are_the_file(name: str, checkpoint: tuple[Path, Weights]) -> None:
+    directory, weights = checkpoint
+    FORMATS[name](directory, weights)
+    (file,) = (path for path in directory.iterdir() if path.suffix in (".bin", ".safetensors"))
+    backbone = load_backbone(directory)
+    address = next(backbone.model.parameters()).data_ptr()
+    mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    places = [tuple(int(end, 16) for end in line[0].split("-")) for line in mapped]
+    assert any(start <= address < end for start, end in places)
+
+
 def test_the_fingerprint_is_that_of_the_weights_in_any_format(checkpoint: tuple[Path, Weights]) -> None:
     directory, weights = checkpoint
     FORMATS["two shards"](directory, weights)
@@ -334,6 +367,37 @@ def test_no_weights_at_all(checkpoint: tuple[Path, Weights]) -> None:
         BackboneError, match="has no weights, expected model.safetensors, pytorch_model.bin, one of both"
     ):
         load_backbone(checkpoint[0])
+
+
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, tiny_glm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of the hub's cache with a checkpoint, `some/glm`, and no way to the hub itself."""
+    place = tmp_path / "hub" / "models--some--glm"
+    shutil.copytree(tiny_glm, place / "snapshots" / _COMMIT)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(_COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return place / "snapshots" / _COMMIT
+
+
+def test_a_checkpoint_in_the_cache_of_the_hub_loads_by_its_name(hub_cache: Path, tiny_glm: Path) -> None:
+    backbone, local = load_backbone("some/glm"), load_backbone(tiny_glm)
+    assert backbone.revision == _COMMIT
+    assert backbone.tokenizer("the red lamp")["input_ids"] == local.tokenizer("the red lamp")["input_ids"]
+    assert torch.equal(backbone.model.word_embeddings.weight, local.model.word_embeddings.weight)
+
+
+def test_what_the_cache_lacks_may_be_out_of_reach(hub_cache: Path) -> None:
+    (hub_cache / "merges.txt").unlink()
+    with pytest.raises(BackboneError, match=r"vocab.txt, or .* beside the weights; if they are there on the hub, it"):
+        _ = load_backbone("some/glm").tokenizer
+    (hub_cache / "pytorch_model.bin").unlink()
+    with pytest.raises(BackboneError, match="the repository some/glm has no weights, or the hub was not reachable and"):
+        load_backbone("some/glm")
 
 
 def test_an_index_must_have_its_files_and_they_its_weights(checkpoint: tuple[Path, Weights]) -> None:

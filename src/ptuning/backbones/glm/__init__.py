@@ -24,6 +24,7 @@ from ptuning.backbones.glm.model import Glm2021ForMaskedLM, Glm2021Model, TiedLo
 from ptuning.backbones.glm.tokenizers import (
     END_OF_PIECE,
     START_OF_PIECE,
+    TOKENIZER_FILES,
     has_published_tokenizer,
     load_tokenizer,
     require_tokens,
@@ -40,6 +41,7 @@ __all__ = [
     "END_OF_PIECE",
     "MODEL_TYPE",
     "START_OF_PIECE",
+    "TOKENIZER_FILES",
     "Glm2021Config",
     "Glm2021ForMaskedLM",
     "Glm2021Model",

@@ -152,9 +152,14 @@ def _find_weights(find: Find, source: str) -> dict[str, _Weight]:
         return _sharded(paths, directory)
     if refusal := _shards_below(directory):
         raise refusal
+    expected = "expected model.safetensors, pytorch_model.bin, one of both in parts with an index"
+    if not directory.is_dir():
+        raise BackboneError(
+            f"the repository {source} has no weights, or the hub was not reachable and they are not in its cache: "
+            f"{expected}. Check the connection, or download the checkpoint and give its directory."
+        )
     raise BackboneError(
-        f"{source} has no weights, expected model.safetensors, pytorch_model.bin, one of both in parts with an index, "
-        "or mp_rank_XX_model_states.pt. Put the checkpoint's files there."
+        f"{source} has no weights, {expected}, or mp_rank_XX_model_states.pt. Put the checkpoint's files there."
     )
 
 

@@ -44,6 +44,9 @@ _SPACE_IS_ITS_OWN = ("[MASK]", "[gMASK]", "[sMASK]", "<mask>")
 VOCABULARIES = (("vocab.json", "merges.txt"), ("vocab.txt",), ("cog-pretrain.model",))
 """Files of each kind of vocabulary."""
 
+TOKENIZER_FILES = ", or ".join(" with ".join(names) for names in VOCABULARIES)
+"""Those, for messages."""
+
 Find = Callable[[str], str | None]
 """Name of a file -> its path, or None where there is no such file."""
 
@@ -114,11 +117,10 @@ def require_tokens(tokenizer: Any, source: str) -> None:
     absent = [token for token in (START_OF_PIECE, END_OF_PIECE) if token not in known]
     absent += [name for name in ("cls_token", "mask_token") if getattr(tokenizer, f"{name}_id", None) is None]
     if absent:
-        files = ", or ".join(" with ".join(names) for names in VOCABULARIES)
         raise BackboneError(
             f"the tokenizer in {source} is not one of a GLM (2021): it has no {', no '.join(absent)}. Expected the "
-            f"files that the checkpoint was published with ({files}). Put them beside the weights; if they are there "
-            "on the hub, it was not reachable."
+            f"files that the checkpoint was published with ({TOKENIZER_FILES}). Put them beside the weights; if "
+            "they are there on the hub, it was not reachable."
         )
 
 
