@@ -24,6 +24,8 @@ from ptuning.training.run import train
 TinyRun = Callable[..., Any]
 KINDS = ("classification", "multiple_choice", "token_classification", "question_answering", "cloze")
 UPPER = {"prompts.layers": "last:1", "training.backbone_dropout": "off", "training.precision": "fp32"}
+# The highest that are taken.
+TOO_HIGH = {"training.learning_rate": 1e30, "training.weight_decay": 1e6, "training.max_grad_norm": 1e30}
 
 
 class Told(Silent):
@@ -249,7 +251,7 @@ def test_dropout_that_was_asked_for_by_number_is_kept(tiny_run: TinyRun, tmp_pat
 
 def test_a_run_that_failed_for_good_leaves_no_file(tiny_run: TinyRun, tmp_path: Path) -> None:
     with pytest.raises(TrainingError):
-        train(tiny_run(tmp_path / "run", **UPPER, **{"training.learning_rate": 1e36, "training.max_grad_norm": 1e36}))
+        train(tiny_run(tmp_path / "run", **UPPER, **TOO_HIGH))
     assert not (tmp_path / "run" / "trunk").exists()
 
 
