@@ -44,7 +44,7 @@ _SECONDS = 60.0  # for an entry; a process that waits for nobody fails the test
 
 def train(entry: dict[str, Any], index: int) -> dict[str, Any]:
     """A run; in float64 where the entry says `double`."""
-    config = load_config(None, entry["overrides"])
+    config = load_config(None, {**entry["overrides"], **(entry.get("second", {}) if index == 1 else {})})
     if entry.get("double"):
         assemble, run.find_dtype = execution.assemble_model, lambda *_: torch.float64  # type: ignore[assignment]
         execution.assemble_model = lambda *a, **k: assemble(*a, **k).double()  # type: ignore[assignment]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from ptuning.config import METHODS, load_config
 from ptuning.errors import ConfigError
+from ptuning.training import processes
 from ptuning.training.processes import start_processes
 from ptuning.training.run import train
 
@@ -123,7 +126,11 @@ def settings(tiny_backbone: Path, tiny_data: Callable[..., Path]) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def several(settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Several:
+def several(
+    settings: Callable[..., dict[str, Any]],
+    tiny_data: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Several:
     top = tmp_path_factory.mktemp("several")
     plan: list[dict[str, Any]] = [{"name": "models", "work": "shard", "count": 2, "models": MODELS}]
 
@@ -145,6 +152,9 @@ def several(settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest.Te
         add(f"resumed-{index}", "classification", DROPOUT, 2, output=f"killed-{index}", resume=True)
     add("probe", "classification", {"method": "linear-probe"}, 2)
     add("taken", "classification", QUIET, 2, output="dropout")
+    add("other-settings", "classification", QUIET, 2, second={"training.epochs": 3, "head.dropout": 0.1})
+    more_rows = {"data.path": str(tiny_data("classification", 25))}
+    add("other-data", "classification", QUIET, 2, second=more_rows)
     (top / "plan.json").write_text(json.dumps(plan))
     script = Path(__file__).with_name("several.py")
     done = subprocess.run([sys.executable, script, top / "plan.json"], capture_output=True, text=True)
@@ -172,12 +182,31 @@ def _assert_equal(several: Several, name: str, tolerance: float) -> None:
     )
     assert one["steps"] == two[0]["steps"] == two[1]["steps"] and two[0] == two[1]
     assert two[0]["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    assert _evaluations(several, f"{name}-two") == [
+        pytest.approx(line, abs=1e-6) for line in _evaluations(several, f"{name}-one")
+    ]
     found, expected = several.tensors(f"{name}-two"), several.tensors(f"{name}-one")
     weights = [key for key in expected if key.startswith("parameter.")]
     assert weights and {key for key in found if not key.startswith("random1.")} == set(expected)
     for key in weights:
         torch.testing.assert_close(found[key], expected[key], atol=tolerance, rtol=0)
     assert not [path for path in (several.directory / f"{name}-two").rglob(".*") if path.is_dir()]
+
+
+def _evaluations(several: Several, name: str) -> list[dict[str, Any]]:
+    """The numbers of metrics.jsonl by their path, but for the seconds that they took."""
+    lines = (several.directory / name / "metrics.jsonl").read_text().splitlines()
+    assert lines
+    return [{key: value for key, value in _numbers(json.loads(line)) if key != "seconds"} for line in lines]
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    inner = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else None
+    if inner is None:
+        yield path, value
+        return
+    for key, member in inner:
+        yield from _numbers(member, f"{path}.{key}" if path else str(key))
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bert", "float32"), *((name, "float64") for name in MODELS)])
@@ -200,7 +229,8 @@ def test_what_a_killed_process_leaves_goes_on_exactly(index: int, several: Sever
     assert several.ended[f"killed-{index}"][other] == 1, several.log
     said = several.said(f"killed-{index}", other)["error"]
     assert f"LostProcessError: process {other} of 2 lost another one of the run (an exchange with the others" in said
-    assert "Start the same command again with --resume" in said
+    assert "Start the same command again with --resume" in said and said.count("\n") == 0
+    assert "), expected all of them until the end." in said and ". " not in said.partition("), expected")[0]
     assert several.ended[f"resumed-{index}"] == [0, 0], several.log
     found, expected = several.tensors(f"killed-{index}"), several.tensors("dropout")
     assert "random1.cpu" in expected and found.keys() == expected.keys()
@@ -219,6 +249,18 @@ def test_what_process_0_refuses_ends_all(several: Several) -> None:
     first, second = (several.said("taken", index)["error"] for index in (0, 1))
     assert first.startswith("ConfigError: ") and "has a run already" in first
     assert second.startswith("LostProcessError: process 1 of 2 ends with process 0") and "has a run already" in second
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("other-settings", "head.dropout and another training.epochs"), ("other-data", "data")]
+)
+def test_processes_with_other_settings_or_other_data_are_refused(name: str, what: str, several: Several) -> None:
+    assert several.ended[name] == [1, 1], several.log
+    for index, other in ((0, 1), (1, 0)):
+        said = several.said(name, index)["error"]
+        assert said.startswith(f"ConfigError: process {other} of 2 has another {what} than process {index}, expected")
+        assert "Give all machines the same files and settings." in said
+    assert not (several.directory / name).exists()
 
 
 def test_a_method_without_steps_is_one_process(several: Several) -> None:
@@ -277,8 +319,41 @@ def test_python_m_ptuning_is_the_command() -> None:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+    told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in told.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_what_is_left_of_a_launcher_is_said(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(missing)
+    words = f"WORLD_SIZE is 2, but {missing} are not set, expected .* Start them with torchrun; or, .* unset LOCAL_RANK"
+    with pytest.raises(ConfigError, match=words):
+        start_processes("cpu")
+
+
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize(
+    ("name", "value"), [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("RANK", "-1"), ("RANK", "2"), ("MASTER_PORT", "")]
+)
+def test_what_a_launcher_has_not_set_so_is_said(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="expected .* unset LOCAL_RANK for one process"):
+        start_processes("cpu")
+
+
+@pytest.mark.usefixtures("launched")
+def test_others_that_do_not_start_are_waited_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(processes, "JOINING", timedelta(seconds=1))
+    words = f"process 0 of 2 did not find the others at 127.0.0.1:{port} within 0:00:01, expected .* unset LOCAL_RANK"
+    with pytest.raises(ConfigError, match=words):
+        start_processes("cpu")
+    assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.usefixtures("launched")

@@ -16,10 +16,12 @@ def main() -> None:
     from ptuning.errors import ConfigError, PtuningError
     from ptuning.launch import num_processes, process_index
 
+    where = ""
     try:
+        if num_processes() > 1:
+            where = f" in process {process_index()} of {num_processes()}"
         app(prog_name="ptuning")
     except PtuningError as error:
-        where = f" in process {process_index()} of {num_processes()}" if num_processes() > 1 else ""
         print(f"error{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except SystemExit as stop:

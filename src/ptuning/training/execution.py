@@ -26,6 +26,7 @@ from ptuning.data.batching import Example
 from ptuning.errors import ConfigError, LostProcessError, TrainingError
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts.norms import entry_norms
+from ptuning.training.agreement import require_same_settings
 from ptuning.training.assembly import assemble_model
 from ptuning.training.averaging import Averages
 from ptuning.training.directory import (
@@ -154,6 +155,7 @@ def execute(
             seen = [*examples, *course.held_out]
             origin = {"data": course.digest, "backbone": backbone.identity.weights}
             processes.require_same(origin)
+            require_same_settings(processes, course.settings)
             before = processes.from_main(reused_trunk(directory / CHECKPOINT_NAME) if is_going_on else None)
             with processes.main_first():
                 trunk = plan_trunk(directory, model, seen, config, origin=origin, before=before, report=report)

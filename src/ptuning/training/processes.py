@@ -19,11 +19,15 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from ptuning import launch
 from ptuning.errors import ConfigError, LostProcessError
 
 T = TypeVar("T")
+
+JOINING = timedelta(minutes=10)
+"""How long a process waits for the others to begin: they start together, perhaps on machines that do not."""
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for one that is alive: process 0 may read, score or write something large meanwhile."""
@@ -130,13 +134,13 @@ class Processes:
         """Makes sure that all processes have equal values.
 
         Args:
-            what: is compared, and a digest of it.
+            what: is compared, and its value in words, or a digest of it.
 
         Raises:
             ConfigError: another process has others.
         """
         for index, others in enumerate(self.gather(dict(what))):
-            differing = [name for name in what if others[name] != what[name]]
+            differing = [name for name in {**what, **others} if others.get(name) != what.get(name)]
             if differing:
                 raise ConfigError(
                     f"process {index} of {self.count} has another {' and another '.join(differing)} than process "
@@ -175,7 +179,8 @@ class Processes:
         is_exchange = isinstance(error, distributed.DistError) or "gloo" in said or "NCCL" in said
         if self.count == 1 or isinstance(error, LostProcessError) or not is_exchange:
             return None
-        reason = re.sub(r"^\[[^\]]*\]\s*", "", said.strip().splitlines()[0]).rstrip(".")  # without the source's line
+        first = re.sub(r"^\[[^\]]*\]\s*", "", said.strip().splitlines()[0])  # without the source's line
+        reason = first.partition(". ")[0].rstrip(".")  # what follows is advice on another use
         return self._lost(f"an exchange with the others failed: {reason}")
 
     def _lost(self, how: str) -> LostProcessError:
@@ -203,7 +208,7 @@ def start_processes(device: str | None = None) -> Processes:
         device: `training.device`.
 
     Raises:
-        ConfigError: there are several, and the device is not one that each has for itself.
+        ConfigError: there are several, and the device is not one that each has for itself; or the others do not come.
     """
     count = launch.num_processes()
     if count == 1:
@@ -216,7 +221,15 @@ def start_processes(device: str | None = None) -> Processes:
             f"the run was started as {count} processes, which this build of torch cannot join. Start it without a "
             "launcher, or install a build with torch.distributed."
         )
-    PartialState(cpu=is_cpu, timeout=PATIENCE)
+    launch.require_address()
+    try:
+        store, index, count = next(rendezvous("env://", timeout=JOINING))
+    except distributed.DistError as error:
+        raise ConfigError(
+            f"process {launch.process_index()} of {count} did not find the others at {launch.address()} within "
+            f"{JOINING}, expected all to start together. {launch.ADVICE}"
+        ) from error
+    PartialState(cpu=is_cpu, timeout=PATIENCE, store=store, rank=index, world_size=count)
     accelerator = Accelerator(cpu=is_cpu, mixed_precision="no")
     return Processes(accelerator, accelerator.process_index, accelerator.num_processes)
 

@@ -43,6 +43,7 @@ from ptuning.tasks.loading import load_task_data
 from ptuning.tasks.resolving import resolve_kind, with_task_defaults
 from ptuning.tasks.saving import task_to_dict
 from ptuning.training.adapting import no_prompts
+from ptuning.training.agreement import require_same_settings
 from ptuning.training.assembly import fitting_max_length
 from ptuning.training.directory import CONFIG_NAME, PROMPT_NAME, check_start
 from ptuning.training.execution import Course, execute
@@ -157,6 +158,7 @@ def _train(
     config = with_absolute_paths(config)
     directory = output_directory(config)
     _check_processes(config, processes)
+    require_same_settings(processes, config)  # as given; what they are resolved to is compared before the first step
     with processes.main_first():
         if processes.is_main:
             check_start(directory, resume=resume, overwrite=overwrite)
