@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from ptuning.backbones import embedded, glm
+from ptuning.backbones import glm
+from ptuning.backbones.configuring import Attention, configure, first_line
 from ptuning.backbones.description import BackboneDescription, describe_trunk
-from ptuning.backbones.direction import Direction, switch_config, switch_modules
-from ptuning.backbones.families import Family, attention_modules, find_family, find_trunk
+from ptuning.backbones.direction import Direction, switch_modules
+from ptuning.backbones.families import Family, attention_modules, find_trunk
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
 from ptuning.backbones.interface import PREFIX
 from ptuning.backbones.pairs import part_pairs
 from ptuning.backbones.pieces import PieceTokens, piece_tokens
+from ptuning.backbones.poolers import take_pooler
 from ptuning.backbones.quantization import Quantization, as_quantization, quantization_of, quantize_layers
 from ptuning.errors import BackboneError, PtuningError
 
@@ -39,8 +41,6 @@ _VOCABULARY_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-
-Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Backbone:
             files = glm.TOKENIZER_FILES if is_glm else "tokenizer.json, tokenizer_config.json"
             reach = "" if Path(self.source).is_dir() else "; if they are there on the hub, it was not reachable"
             raise BackboneError(
-                f"the backbone {self.name} has no tokenizer that loads from {self.source}: {_first_line(error)}. "
+                f"the backbone {self.name} has no tokenizer that loads from {self.source}: {first_line(error)}. "
                 f"Put the tokenizer's files ({files}) beside the weights{reach}."
             ) from error
         if is_glm:
@@ -183,7 +183,7 @@ class Backbone:
                 raise ValueError(f"it is a {type(modes).__name__}, not an object")
         except (OSError, ValueError) as error:
             raise BackboneError(
-                f"the backbone {self.name} has a damaged 1_Pooling/config.json: {_first_line(error)}. It says how its "
+                f"the backbone {self.name} has a damaged 1_Pooling/config.json: {first_line(error)}. It says how its "
                 "tokens are pooled; put it right, or set head.pooling to cls or mean."
             ) from error
         return modes
@@ -239,25 +239,9 @@ def load_backbone(
         ConfigError: `attention_direction` is `causal`, and it was trained to look both ways; or no such quantization.
         MissingDependencyError: `minilm` or a quantization without its package.
     """
-    name = str(name)
-    source = str(embedded.minilm_directory()) if name == embedded.NAME else name
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = _load_config(name, source, options)
-    family = find_family(config)
-    switch_config(family, config, attention_direction)
-    attention = _attention_for(family, config, attention)
-    eager = attention == "eager"
-    if family.is_decoder:
-        config.use_cache = False  # nothing is generated
-    if family.is_encoder_of_seq2seq:
-        config.is_encoder_decoder = False  # the encoder alone
-    if family.native_forward is not None:
-        if attention not in ("sdpa", "eager"):
-            raise BackboneError(
-                f"the backbone is a {family.model_type}, which has sdpa and eager attention, got {attention!r}. "
-                "Use one of those."
-            )
-        attention = "eager"  # transformers knows no other for these; ours is chosen when prompts are attached
+    asked = configure(name, options, attention=attention, attention_direction=attention_direction)
+    config, family, source, name = asked.config, asked.family, asked.source, asked.name
     place = torch.device(device or "cpu")
     # What is to be rounded comes as the file has it, whatever its config says, or it would be rounded twice: on a CPU
     # that is a view of the file, read as it is rounded.
@@ -265,22 +249,26 @@ def load_backbone(
     if as_quantization(quantization) != "none":
         storage = {"dtype": "auto"}
         config.dtype = None
-    loader: Any = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
     try:
         if family.model_type == glm.MODEL_TYPE:
             find = partial(_cached_file, source, revision=revision)
             where = {"dtype": dtype, "device": place} if quantization == "none" else {"dtype": None}
-            model: Any = glm.load_model(config, find, source=source, attention=attention, **where)
+            model: Any = glm.load_model(config, find, source=source, attention=asked.attention, **where)
             report: dict[str, Any] = {"missing_keys": ()}  # it is strict by itself
         else:
-            model, report = loader.from_pretrained(
-                source, config=config, attn_implementation=attention, output_loading_info=True, **storage, **options
+            model, report = asked.loader.from_pretrained(
+                source,
+                config=config,
+                attn_implementation=asked.attention,
+                output_loading_info=True,
+                **storage,
+                **options,
             )
     except PtuningError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise BackboneError(
-            f"the weights of {name} do not load: {_first_line(error)}. Check that the directory or repository holds "
+            f"the weights of {name} do not load: {first_line(error)}. Check that the directory or repository holds "
             "model.safetensors for its config.json."
         ) from error
     missing = sorted(str(key) for key in report["missing_keys"])
@@ -291,19 +279,19 @@ def load_backbone(
         )
     trunk, _ = find_trunk(model)
     switch_modules(family, config, attention_modules(trunk, family))
-    pooler = _take_pooler(model) if not missing else None
+    pooler = take_pooler(model) if not missing else None
     if missing:
-        _take_pooler(model)
+        take_pooler(model)
     model.requires_grad_(False).eval()
     if pooler is not None:
         pooler.requires_grad_(False).eval()
     if quantization != "none":
         quantize_layers(find_trunk(model)[0], family, quantization, device=place, dtype=dtype)
-        _store(model, loader, dtype, place)
+        _store(model, asked.loader, dtype, place)
         if pooler is not None:
             pooler.to(place, dtype)
     found_revision = getattr(config, "_commit_hash", None) or _commit_of(source, revision) or revision
-    return Backbone(model, family, source, name, found_revision, pooler, eager, options)
+    return Backbone(model, family, source, name, found_revision, pooler, asked.is_eager, options)
 
 
 def _commit_of(source: str, revision: str | None) -> str | None:
@@ -312,23 +300,6 @@ def _commit_of(source: str, revision: str | None) -> str | None:
         return None
     commit: str | None = extract_commit_hash(_cached_file(source, "config.json", revision=revision), None)
     return commit
-
-
-def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
-    """The implementation to load with.
-
-    Raises:
-        BackboneError: sdpa was asked for, and attention scores are capped.
-    """
-    is_capped = family.caps_scores or getattr(config, "attn_logit_softcapping", None) is not None
-    if asked == "auto":
-        return "eager" if is_capped else "sdpa"
-    if asked == "sdpa" and is_capped:
-        raise BackboneError(
-            f"the backbone is a {family.model_type}, which caps its attention scores, and sdpa attention cannot, "
-            "expected eager, flash_attention_2 or flex_attention. Set training.attention to auto, or to one of these."
-        )
-    return asked
 
 
 def _store(model: Any, loader: Any, dtype: torch.dtype, device: torch.device) -> None:
@@ -343,49 +314,3 @@ def _store(model: Any, loader: Any, dtype: torch.dtype, device: torch.device) ->
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, buffer.to(device, usual.get(name, buffer.dtype)))
     model.config.dtype = dtype
-
-
-def _take_pooler(model: Any) -> nn.Module | None:
-    """Removes the pooler from a model, so that it does not run where nobody reads it, and returns it."""
-    pooler = getattr(model, "pooler", None)
-    if not isinstance(pooler, nn.Module):
-        return None
-    model.pooler = None
-    activation = getattr(model, "pooler_activation", None)  # ALBERT keeps the two apart
-    if activation is not None:
-        model.pooler_activation = None
-        return FirstTokenPooler(pooler, activation)
-    return pooler
-
-
-class FirstTokenPooler(nn.Module):
-    """A linear layer and an activation on the first token's hidden state."""
-
-    def __init__(self, dense: nn.Module, activation: nn.Module) -> None:
-        super().__init__()
-        self.dense = dense
-        self.activation = activation
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch_size, seq_len, hidden_size) -> (batch_size, hidden_size)."""
-        pooled: torch.Tensor = self.activation(self.dense(hidden_states[:, 0]))
-        return pooled
-
-
-def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
-    if refusal := glm.missing_config(source):
-        raise refusal
-    try:
-        # before any Auto class, which would take its file for that of another model
-        return glm.read_config(source, options["revision"]) or AutoConfig.from_pretrained(source, **options)
-    except PtuningError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"the backbone {name!r} was not found or has no readable config.json: {_first_line(error)}. "
-            "Give a Hugging Face name, a local directory in hub layout, or `minilm`."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForTextEncoding
 from transformers.initialization import no_init_weights
 
-from ptuning.backbones import embedded
-from ptuning.backbones.direction import Direction, switch_config, switch_modules
-from ptuning.backbones.families import attention_modules, find_family, find_trunk
-from ptuning.backbones.loading import Attention, Backbone, _attention_for, _load_config, _take_pooler
+from ptuning.backbones.configuring import Attention, configure
+from ptuning.backbones.direction import Direction, switch_modules
+from ptuning.backbones.families import attention_modules, find_trunk
+from ptuning.backbones.loading import Backbone
+from ptuning.backbones.poolers import take_pooler
+from ptuning.backbones.quantization import Quantization, outline_quantized_layers
 from ptuning.errors import BackboneError
 
 
@@ -29,6 +29,7 @@ def outline_backbone(
     dtype: torch.dtype = torch.float32,
     attention: Attention = "auto",
     attention_direction: Direction | None = None,
+    quantization: Quantization = "none",
 ) -> Backbone:
     """Makes the outline of a backbone. Of what it was saved with only `config.json` is read.
 
@@ -40,40 +41,33 @@ def outline_backbone(
         dtype: storage of its weights.
         attention: base implementation.
         attention_direction: of a decoder.
+        quantization: what the weights of its layers' linear layers would be rounded to.
 
     Raises:
         BackboneError: not found, of an unsupported family, or its config is not one of a whole model.
         MissingDependencyError: `minilm` without its package.
     """
     _know_packed_weights()
-    name = str(name)
-    source = str(embedded.minilm_directory()) if name == embedded.NAME else name
     options = {"revision": revision, "trust_remote_code": False}
-    config = _load_config(name, source, options)
-    family = find_family(config)
-    switch_config(family, config, attention_direction)
-    attention = _attention_for(family, config, attention)
-    if family.is_decoder:
-        config.use_cache = False
-    if family.is_encoder_of_seq2seq:
-        config.is_encoder_decoder = False
-    base = attention if family.native_forward is None else "eager"
-    loader: Any = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
+    asked = configure(name, options, attention=attention, attention_direction=attention_direction)
+    config, family, name = asked.config, asked.family, asked.name
     try:
         with no_init_weights():
-            model = loader.from_config(config, dtype=dtype, attn_implementation=base)
+            model = asked.loader.from_config(config, dtype=dtype, attn_implementation=asked.attention)
     except (ValueError, ImportError, TypeError) as error:
         raise BackboneError(
             f"the config.json of {name} makes no {family.model_type}: {error}. Check that it is the checkpoint's own."
         ) from error
     switch_modules(family, config, attention_modules(find_trunk(model)[0], family))
-    pooler = _take_pooler(model)
+    pooler = take_pooler(model)
     model.requires_grad_(False).eval()
     if pooler is not None:
         pooler.requires_grad_(False).eval()
+    if quantization != "none":
+        outline_quantized_layers(find_trunk(model)[0], family, quantization)
     found_revision = getattr(config, "_commit_hash", None) or revision
     return Backbone(
-        model, family, source, name, found_revision, pooler, attention == "eager", options, has_weights=False
+        model, family, asked.source, name, found_revision, pooler, asked.is_eager, options, has_weights=False
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ptuning.backbones.families import Family, layers_with_attention
 from ptuning.backbones.weight_samples import sample_weight
@@ -92,6 +93,18 @@ class QuantizedLinear(nn.Linear):
         self._dtype = dtype
         moved = None if bias is None else nn.Parameter(bias.detach().to(device, dtype), requires_grad=False)
         self.register_parameter("bias", moved)
+
+    @classmethod
+    def outline(cls, linear: nn.Linear, quantization: Quantization) -> QuantizedLinear:
+        """What an ordinary layer would become, its sizes alone: codes mean nothing. For plans, without bitsandbytes."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.out_features, made.in_features = linear.out_features, linear.in_features
+        made.quantization, made.sample, made._dtype = quantization, b"", linear.weight.dtype
+        for name, empty in zip(("codes", "scales"), _empty(linear.weight, quantization), strict=True):
+            made.register_buffer(name, empty if name == "codes" else empty.view(torch.int32))
+        made.register_parameter("bias", linear.bias)
+        return made
 
     @property
     def weight(self) -> StoredWeight:  # type: ignore[override]
@@ -171,6 +184,15 @@ def quantize_linears(layer: nn.Module, quantization: Quantization, *, device: to
                 setattr(parent, name, made.train(child.training))
 
 
+def outline_quantized_layers(trunk: nn.Module, family: Family, quantization: Quantization) -> None:
+    """Replaces the linear layers that `quantize_layers` would by ones of the same sizes, without numbers."""
+    for layer, _ in layers_with_attention(trunk, family):
+        for parent in list(layer.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) is nn.Linear:
+                    setattr(parent, name, QuantizedLinear.outline(child, quantization).train(child.training))
+
+
 def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
     """The layers with rounded weights of a model, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
@@ -199,9 +221,7 @@ def as_quantization(name: str) -> Quantization:
 def _round(weight: Tensor, quantization: Quantization, device: torch.device) -> tuple[Tensor, Tensor]:
     """Codes, (num_blocks, bytes a block) uint8, and the largest entry of each block, (num_blocks,) float32."""
     functional = _functional()
-    num_blocks = -(-weight.numel() // _BLOCK)
-    codes = torch.empty(num_blocks, _BLOCK if quantization == "int8" else _BLOCK // 2, dtype=torch.uint8, device=device)
-    scales = torch.empty(num_blocks, dtype=torch.float32, device=device)
+    codes, scales = _empty(weight, quantization, device)
     flat = weight.reshape(-1)
     for start in range(0, flat.numel(), _PIECE):
         piece = flat[start : start + _PIECE].to(device, torch.float32)
@@ -219,9 +239,18 @@ def _round(weight: Tensor, quantization: Quantization, device: torch.device) -> 
     return codes, scales
 
 
+def _empty(weight: Tensor, quantization: Quantization, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Room for what `_round` gives."""
+    device, num_blocks = device or weight.device, -(-weight.numel() // _BLOCK)
+    codes = torch.empty(num_blocks, _BLOCK if quantization == "int8" else _BLOCK // 2, dtype=torch.uint8, device=device)
+    return codes, torch.empty(num_blocks, dtype=torch.float32, device=device)
+
+
 def _restore(
     codes: Tensor, scales: Tensor, quantization: Quantization, shape: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
+    if isinstance(codes, FakeTensor):  # a plan's, without numbers
+        return codes.new_empty(shape, dtype=dtype)
     functional = _functional()
     largest = scales.view(torch.float32)
     kernel_dtype = torch.float32 if dtype == torch.float64 else dtype

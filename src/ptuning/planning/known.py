@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptuning.backbones import glm
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
 from ptuning.data.hub import HubSource
@@ -62,7 +63,7 @@ def know_task(config: RunConfig, backbone: Backbone) -> KnownTask:
         DataError: data that are at hand are not what the task needs.
     """
     task = get_task(config.task)
-    config = with_task_defaults(config, task)
+    config = with_task_defaults(config, task, has_pieces=backbone.family.model_type == glm.MODEL_TYPE)
     is_here = _is_at_hand(config, task)
     if is_here and backbone.has_tokenizer_here:
         return _from_examples(config, prepare_task(config, backbone))
@@ -74,7 +75,7 @@ def know_task(config: RunConfig, backbone: Backbone) -> KnownTask:
         data = TaskData(None, None, None, None if labels is None else tuple(labels), {}, "", ())
         if task.label_names is None and config.data.labels is None and labels is not None:
             assumptions.append(f"{len(labels)} labels")
-    kind = resolve_kind(config, task, data)
+    kind = resolve_kind(config, task, data, is_causal=backbone.is_causal)
     choices = _USUAL_CHOICES.get(task.kind, 1)
     if choices > 1:
         assumptions.append(f"{choices} {'choices' if task.kind == 'multiple_choice' else 'entities'} an example")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -203,7 +203,7 @@ def _resolved(known: KnownTask, backbone: Backbone, dtype: torch.dtype) -> tuple
     if pooling is None and backbone.has_tokenizer_here:
         pooling = backbone.pooling
     elif pooling is None:
-        pooling = "mean" if backbone.family.positions == "relative" else "cls"
+        pooling = _usual_pooling(backbone)
         if config.head.kind == "linear" and known.kind.head_kind in ("sequence", "choice"):
             assumptions.append(f"head.pooling is {pooling}")
     update: dict[str, dict[str, Any]] = {
@@ -212,6 +212,13 @@ def _resolved(known: KnownTask, backbone: Backbone, dtype: torch.dtype) -> tuple
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     return config.model_copy(update=groups), assumptions
+
+
+def _usual_pooling(backbone: Backbone) -> Literal["cls", "mean", "last"]:
+    """What most backbones of its kind have, where neither the tokenizer nor a file of the checkpoint can be asked."""
+    if backbone.family.is_decoder:
+        return "last" if backbone.is_causal else "mean"
+    return "mean" if backbone.family.positions == "relative" else "cls"
 
 
 def _batch_size(config: RunConfig, known: KnownTask) -> int:

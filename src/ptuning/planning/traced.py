@@ -72,6 +72,7 @@ class TracedModel:
                 dtype=dtype,
                 attention=config.training.attention,
                 attention_direction=config.attention_direction,
+                quantization=config.training.quantization,
             )
         self.weights = self.laid_out = self.trained = self.optimizer = 0
         self.counts: dict[str, int] = {}
@@ -170,7 +171,7 @@ class TracedModel:
         for module in trunk.modules():
             if isinstance(module, nn.Linear):
                 shape = (module.out_features, module.in_features)
-                costs[shape] = costs.get(shape, 0) + module.weight.numel()
+                costs[shape] = costs.get(shape, 0) + module.out_features * module.in_features
         return sorted(costs, key=lambda shape: -costs[shape])
 
     def _assembled(self) -> PromptedModel:

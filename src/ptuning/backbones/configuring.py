@@ -1,0 +1,114 @@
+"""What `config.json` and the settings say of a backbone before there are weights: its family, and how to make it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+from ptuning.backbones import embedded, glm
+from ptuning.backbones.direction import Direction, switch_config
+from ptuning.backbones.families import Family, find_family
+from ptuning.errors import BackboneError, PtuningError
+
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A backbone that is not made yet.
+
+    Attributes:
+        name: that it was asked for by.
+        source: where its files are.
+        config: transformers' own, switched as asked.
+        family: what is particular to its family.
+        attention: base implementation to make it with; where it has attention of its own, `eager`.
+        is_eager: whether attention weights are to be computed step by step.
+        loader: the Auto class that makes it.
+    """
+
+    name: str
+    source: str
+    config: Any
+    family: Family
+    attention: Attention
+    is_eager: bool
+    loader: Any
+
+
+def configure(
+    name: str | Path, options: dict[str, Any], *, attention: Attention, attention_direction: Direction | None
+) -> Configured:
+    """Reads the config of a backbone, and nothing else of it.
+
+    Args:
+        name: a Hugging Face name, a local directory in hub layout, or `minilm`.
+        options: `revision` and `trust_remote_code`, as transformers takes them.
+        attention: that was asked for.
+        attention_direction: that was asked for.
+
+    Raises:
+        BackboneError: not found, of an unsupported family, or it does not have the attention.
+        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways.
+        MissingDependencyError: `minilm` without its package.
+    """
+    name = str(name)
+    source = str(embedded.minilm_directory()) if name == embedded.NAME else name
+    config = _load_config(name, source, options)
+    family = find_family(config)
+    switch_config(family, config, attention_direction)
+    attention = _attention_for(family, config, attention)
+    is_eager = attention == "eager"
+    if family.is_decoder:
+        config.use_cache = False  # nothing is generated
+    if family.is_encoder_of_seq2seq:
+        config.is_encoder_decoder = False  # the encoder alone
+    if family.native_forward is not None:
+        if attention not in ("sdpa", "eager"):
+            raise BackboneError(
+                f"the backbone is a {family.model_type}, which has sdpa and eager attention, got {attention!r}. "
+                "Use one of those."
+            )
+        attention = "eager"  # transformers knows no other for these; ours is chosen when prompts are attached
+    loader = AutoModelForTextEncoding if family.is_encoder_of_seq2seq else AutoModel
+    return Configured(name, source, config, family, attention, is_eager, loader)
+
+
+def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
+    """The implementation to load with.
+
+    Raises:
+        BackboneError: sdpa was asked for, and attention scores are capped.
+    """
+    is_capped = family.caps_scores or getattr(config, "attn_logit_softcapping", None) is not None
+    if asked == "auto":
+        return "eager" if is_capped else "sdpa"
+    if asked == "sdpa" and is_capped:
+        raise BackboneError(
+            f"the backbone is a {family.model_type}, which caps its attention scores, and sdpa attention cannot, "
+            "expected eager, flash_attention_2 or flex_attention. Set training.attention to auto, or to one of these."
+        )
+    return asked
+
+
+def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
+    if refusal := glm.missing_config(source):
+        raise refusal
+    try:
+        # before any Auto class, which would take its file for that of another model
+        return glm.read_config(source, options["revision"]) or AutoConfig.from_pretrained(source, **options)
+    except PtuningError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            f"the backbone {name!r} was not found or has no readable config.json: {first_line(error)}. "
+            "Give a Hugging Face name, a local directory in hub layout, or `minilm`."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, on one line and without its full stop, to go on behind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
