@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 import ptuning
 from ptuning import load_backbone
-from ptuning.backbones import loading
 from ptuning.backbones.families import FAMILIES
 from ptuning.errors import BackboneError
 
@@ -182,7 +181,7 @@ def test_weights_go_straight_to_a_gpu(tmp_path: Path, tiny_model: TinyModel, mon
         raise OSError("no GPU here")
 
     directory = _save(tiny_model("bert"), tmp_path)
-    monkeypatch.setattr(loading.AutoModel, "from_pretrained", load)
+    monkeypatch.setattr(AutoModel, "from_pretrained", load)
     for device in ("cuda:1", "cpu"):
         with pytest.raises(BackboneError, match="no GPU here"):
             load_backbone(directory, device=device, dtype=torch.bfloat16)
