@@ -151,7 +151,8 @@ def _measure(settings: dict[str, Any]) -> dict[str, float]:
     libraries = 0 if is_gpu else _resident("VmRSS")
     if not is_gpu:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
-    backbone = load_backbone_of(config)
+    # a run that loads its own backbone fine-tunes it without a copy, so that loading belongs to it
+    backbone = None if config.method == "fine-tuning" else load_backbone_of(config)
     loading = 0 if is_gpu else _resident("VmHWM") - libraries
     if not is_gpu:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
