@@ -68,6 +68,12 @@ def test_attention_in_steps_computes_what_the_fused_kernel_does(tmp_path: Path) 
     ]
 
 
+def test_one_product_for_query_key_and_value_computes_what_three_do(tmp_path: Path) -> None:
+    arguments = ["--hidden-size", "8", "--tokens", "5", "--repeats", "1"]
+    line = _last_line("fused_products_on_cpu.py", *arguments, cwd=tmp_path)
+    assert [(one["dtype"], one["tokens"]) for one in line["results"]] == [("fp32", 5), ("bf16", 5)]
+
+
 @pytest.mark.slow
 def test_probe_is_printed_beside_a_run(backbone: Path, tmp_path: Path) -> None:
     rows = [{"text": word, "label": label} for word, label in (("fine", "yes"), ("bad", "no"), ("so", "yes"))] * 4

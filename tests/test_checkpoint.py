@@ -526,6 +526,10 @@ def _set(*place: str, to: Any) -> Callable[[dict[str, Any]], object]:
         (_set("head", to=3), "has 3 as head, expected a valid dictionary"),
         (_set("head", to=None), "has a task and no head, expected both, or neither for bare prompts. Restore it"),
         (_set("task", to=None), "has a head and no task, expected both"),
+        (
+            lambda config: config["head"].pop("pooling"),
+            "lacks head.pooling. Restore it from where the prompt came from",
+        ),
         (_set("head", "pooling", to="sum"), "has 'sum' as head.pooling, expected 'cls', 'mean', 'last' or 'pooler'"),
         (lambda config: config.pop("digest"), "lacks digest. Restore it from where the prompt came from"),
         (_set("metrics", to={"f1": "high"}), "has 'high' as metrics.f1, expected a valid number"),

@@ -94,7 +94,7 @@ class _Task(_Saved):
 
 
 class _Head(_Saved):
-    pooling: Pooling
+    pooling: Pooling | None = None  # a verbalizer has none
     pooler: Literal["drawn"] | None = None
     kind: Literal["linear", "verbalizer"] = "linear"
     length_penalty: float = Field(0.0, ge=0)
@@ -156,8 +156,8 @@ class SavedPrompt:
         method: how they were trained.
         task: what they are for (name, kind, label names, columns, lengths; `held_out` where validation rows were held
             out of train), None for bare prompts.
-        head: `pooling` of the head, `pooler: drawn` where it reads one that was drawn at random, and `kind: verbalizer`
-            where it asks the backbone for words; None for bare prompts.
+        head: `pooling` of the head, and `pooler: drawn` where it reads one that was drawn at random; `kind: verbalizer`
+            instead where it asks the backbone for words; None for bare prompts.
         head_tensors: the head's weights by name, those of a drawn pooler too, as `pooler.*`.
         metrics: what the best epoch reached on the validation rows, fractions in [0, 1].
         metrics_from: what the metrics are from, where it is not the task as it is saved.
@@ -329,6 +329,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has a {has} and no {lacks}, expected both, or neither for bare prompts. "
             "Restore it from where the prompt came from."
         )
+    head = config.get("head")
+    if head is not None and head.get("kind") != "verbalizer" and head.get("pooling") is None:
+        raise CheckpointError(f"{path} lacks head.pooling. Restore it from where the prompt came from.")
     found = _digest_of(config)
     if found != config["digest"]:
         raise CheckpointError(

@@ -198,7 +198,7 @@ def test_a_verbalizer_head_adds_nothing_that_is_trained(
     result = train(run(tmp_path / "run", method, **{"head.kind": "verbalizer", "training.epochs": 1, **rate}))
     assert result.counts["head"] == 0
     saved = read_prompt(tmp_path / "run")
-    assert saved.head == {"pooling": "cls", "kind": "verbalizer"} and not saved.head_tensors
+    assert saved.head == {"kind": "verbalizer"} and not saved.head_tensors
     assert evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics, abs=1e-9)
     torch.testing.assert_close(logits[-1], logits[-2], rtol=1e-5, atol=1e-5)
 
@@ -344,6 +344,11 @@ def test_virtual_tokens_start_from_a_saved_prompt(run: TinyRun, tmp_path: Path) 
             "bitfit",
             {"head.kind": "verbalizer", "head.dropout": 0.3},
             "head.dropout is 0.3, but head.kind is verbalizer",
+        ),
+        (
+            "bitfit",
+            {"head.kind": "verbalizer", "head.pooling": "mean", "training.head_learning_rate": 0.1},
+            r"2 settings .*\n  head.pooling is mean, but head.kind is verb.*\n  training.head_learning_rate is 0.1, but",
         ),
         ("bitfit", {"head.words": {"red": "a"}}, "head.words is {'red': 'a'}, but head.kind is linear, which reads no"),
         (

@@ -106,7 +106,9 @@ def _lacking(method: Method, head: str) -> dict[str, str]:
         again = "what soft-prompts adds to layers is not there when they are computed again"
         lacks("training", ["gradient_checkpointing"], again)
     if head == "verbalizer":
-        lacks("head", ["init", "dropout", "missing_pooler"], "head.kind is verbalizer, which trains and pools nothing")
+        nothing = "head.kind is verbalizer, which trains and pools nothing"
+        lacks("head", ["init", "dropout", "pooling", "missing_pooler"], nothing)
+        lacks("training", ["head_learning_rate"], nothing)
     else:
         lacks("head", ["words"], "head.kind is linear, which reads no words")
     return lacking

@@ -246,7 +246,7 @@ def _with_found_rate(
     if rate is None:
         kind, examples, batches = prepared.kind, prepared.train, batches_of(config, prepared)
         rate = find_learning_rate(config, kind, examples, batches, backbone, processes, report)
-    head_rate = config.training.head_learning_rate or rate
+    head_rate = None if config.head.kind == "verbalizer" else config.training.head_learning_rate or rate
     rates = {"learning_rate": rate, "head_learning_rate": head_rate}
     return config.model_copy(update={"training": config.training.model_copy(update=rates)})
 
@@ -390,16 +390,17 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     if METHODS[config.method].trains_backbone:
         dtype = find_dtype(training.precision, parameter.device)
     metric = prepared.kind.resolve_metric(training.metric or prepared.task.metric)
+    has_own_head = config.head.kind != "verbalizer"  # which pools nothing and trains nothing
     update: dict[str, Any] = {
         "data": {
             "max_length": prepared.max_length,
             "predicate_input": getattr(prepared.kind, "predicate_input", None),
         },
-        "head": {"pooling": config.head.pooling or backbone.pooling},
+        "head": {"pooling": (config.head.pooling or backbone.pooling) if has_own_head else None},
         "training": {
             "epochs": epochs,
             "evaluation_epochs": evaluation_epochs,
-            "head_learning_rate": training.learning_rate if rate is None else rate,
+            "head_learning_rate": (training.learning_rate if rate is None else rate) if has_own_head else None,
             "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
             "attention": backbone.attention if training.attention == "auto" else training.attention,
             "quantization": backbone.quantization,
@@ -494,9 +495,10 @@ def saved_prompt(
     """What of a trained model is kept for a task: prompts (the reparameterization folded) and its head."""
     prompts, placed = model.bank.prompts[entry], model.bank.entries[entry]
     pooler = {"pooler": "drawn"} if has_drawn_pooler(model.heads[head]) else {}
-    words: dict[str, Any] = {"kind": "verbalizer"} if config.head.kind == "verbalizer" else {}
+    is_verbalizer = config.head.kind == "verbalizer"
+    how: dict[str, Any] = {"kind": "verbalizer"} if is_verbalizer else {"pooling": config.head.pooling, **pooler}
     if config.head.length_penalty:
-        words["length_penalty"] = config.head.length_penalty
+        how["length_penalty"] = config.head.length_penalty
     return SavedPrompt(
         prompts=prompts.folded() if isinstance(prompts, DeepPrompts) else no_prompts(backbone).given,
         layers=placed.layers,
@@ -510,7 +512,7 @@ def saved_prompt(
             prepared.max_length,
             prepared.task.template(config.data.template),
         ),
-        head={"pooling": config.head.pooling, **pooler, **words},
+        head=how,
         head_tensors=dict(model.heads[head].state_dict()),
         metrics=dict(metrics),
         metrics_from=None if prepared.data.reported is None else FROM_DEVELOPMENT,
