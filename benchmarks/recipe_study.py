@@ -86,6 +86,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         name: {**_BASE, "training.schedule": name} for name in ("linear", "constant", "exponential_per_epoch")
     },
     "backbone dropout": {name: {"training.backbone_dropout": name} for name in ("checkpoint", "off")},
+    "precision": {name: {"training.precision": name} for name in ("bf16", "fp32")},
     "dropout": {
         "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
         "head 0": {**_BASE, "head.dropout": 0.0},
