@@ -348,7 +348,7 @@ def test_virtual_tokens_start_from_a_saved_prompt(run: TinyRun, tmp_path: Path) 
         (
             "bitfit",
             {"head.kind": "verbalizer", "head.pooling": "mean", "training.head_learning_rate": 0.1},
-            r"2 settings .*\n  head.pooling is mean, but head.kind is verb.*\n  training.head_learning_rate is 0.1, but",
+            r"2 settings .*\n  head.pooling is mean, but head.kind is .*\n  training.head_learning_rate is 0.1, but",
         ),
         ("bitfit", {"head.words": {"red": "a"}}, "head.words is {'red': 'a'}, but head.kind is linear, which reads no"),
         (
