@@ -20,6 +20,7 @@ from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.families import Family, find_trunk, position_limit
 from ptuning.backbones.forward import Blocks
 from ptuning.backbones.identity import BackboneIdentity, fingerprint
+from ptuning.backbones.interface import refuse_windows_under_flash
 from ptuning.backbones.quantization import quantization_of
 from ptuning.backbones.routing import Route, RoutedPrompts
 from ptuning.checkpoint import SavedPrompt, save_prompt
@@ -45,6 +46,7 @@ class Attached:
         # One variable a model: rows set for one do not reach another that runs inside the same block.
         self._rows = _RowsVariable()
         self._frozen: list[nn.Parameter] = []
+        refuse_windows_under_flash(model, bank.prompted_layers())
         self._route = Route(model, self._prompts_for, eager=eager)
         if freeze:
             base = cast(nn.Module, getattr(model, "base_model", model))

@@ -18,6 +18,7 @@ from ptuning import load_backbone
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.direction import direction_of, switch_config, window_counts_itself
 from ptuning.backbones.families import FAMILIES, find_trunk
+from ptuning.backbones.interface import refuse_windows_under_flash
 from ptuning.errors import BackboneError, BackboneMismatchError, ConfigError
 from ptuning.prompts import GivenPrompts, PromptBank
 
@@ -240,7 +241,7 @@ def test_capped_scores_are_refused_under_sdpa_by_name(tmp_path: Path, tiny_model
         tiny_model(name).save_pretrained(directory)
         with pytest.raises(
             BackboneError,
-            match=f"is a {name}, which caps its attention scores, and sdpa attention cannot, expected eager.*"
+            match=f"is a {name}, whose attention scores are or can be capped, .* cannot, expected eager or flex_.*"
             "Set training.attention to auto",
         ):
             load_backbone(directory, attention="sdpa")
@@ -248,6 +249,62 @@ def test_capped_scores_are_refused_under_sdpa_by_name(tmp_path: Path, tiny_model
         assert load_backbone(directory, attention="flex_attention").attention == "flex_attention"
     tiny_model("llama").save_pretrained(tmp_path / "llama")
     assert load_backbone(tmp_path / "llama").attention == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["gemma2", "t5gemma"])
+def test_a_config_without_a_cap_is_loaded_too(name: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+    """Under eager attention: the library refuses sdpa to these classes whatever their config says."""
+    tiny_model(name).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.get("encoder", config)["attn_logit_softcapping"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backbone = load_backbone(tmp_path)
+    assert find_trunk(backbone.model)[0].config.attn_logit_softcapping is None
+    assert backbone.attention == "eager"
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("gemma2", "'eager' or 'flex_attention'"), ("t5gemma", "'eager' or 'flex_attention'"), ("mistral", "'sdpa'")],
+)
+def test_windows_under_flash_are_refused_when_prompts_are_attached(
+    name: str, instead: str, tiny_model: TinyModel
+) -> None:
+    """Neither of them at the first forward, nor with advice that is refused in its turn."""
+    assert name == "mistral" or "flash" not in FAMILIES[name].attention
+    model = tiny_model(name)
+    trunk, _ = find_trunk(model)
+    trunk.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(BackboneError, match=f"every window of a layer with local .*attn_implementation={instead}"):
+        ptuning.attach(model, _prompts(model))
+    assert trunk.config._attn_implementation == "flash_attention_2", "nothing was changed"
+
+
+def test_layers_without_a_window_take_prompts_under_flash(tiny_model: TinyModel) -> None:
+    model = tiny_model("gemma2")
+    model.config._attn_implementation = "flash_attention_2"
+    full = model.config.layer_types.index("full_attention")
+    refuse_windows_under_flash(model, [full])
+    with pytest.raises(BackboneError, match="every window"):
+        refuse_windows_under_flash(model, [full - 1, full])
+    encoder = tiny_model("bert")
+    encoder.config._attn_implementation = "flash_attention_2"
+    refuse_windows_under_flash(encoder, range(3))
+
+
+@torch.no_grad()
+def test_a_window_that_is_prompted_later_is_refused_under_flash_too(
+    tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    """With the same advice where nothing is capped: the library has no sdpa for these classes."""
+    model = tiny_model("gemma2", attn_logit_softcapping=None)
+    model.config._attn_implementation = "flash_attention_2"
+    bank = PromptBank(3)
+    bank.add(GivenPrompts(_prompts(model, layers=1)), layers=[model.config.layer_types.index("full_attention")])
+    attached = ptuning.attach(model, bank)
+    bank.add(GivenPrompts(_prompts(model)))
+    with attached.rows([1, 1]), pytest.raises(BackboneError, match="every window .*'eager' or 'flex_attention'"):
+        model(**ragged_batch(model.config, (6, 6)))
 
 
 def test_the_cap_matters(tiny_model: TinyModel, ragged_batch: RaggedBatch) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from ptuning.backbones import embedded, glm
 from ptuning.backbones.direction import Direction, switch_config
-from ptuning.backbones.families import Family, find_family
+from ptuning.backbones.families import Family, find_family, has_capped_scores
 from ptuning.errors import BackboneError, PtuningError
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -52,7 +52,8 @@ def configure(
 
     Raises:
         BackboneError: not found, of an unsupported family, or it does not have the attention.
-        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways.
+        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways, or `bidirectional`, and
+            it is a decoder of an encoder's family (BERT).
         MissingDependencyError: `minilm` without its package.
     """
     name = str(name)
@@ -83,13 +84,13 @@ def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
     Raises:
         BackboneError: sdpa was asked for, and attention scores are capped.
     """
-    is_capped = family.caps_scores or getattr(config, "attn_logit_softcapping", None) is not None
+    is_capped = has_capped_scores(family, config)
     if asked == "auto":
         return "eager" if is_capped else "sdpa"
     if asked == "sdpa" and is_capped:
         raise BackboneError(
-            f"the backbone is a {family.model_type}, which caps its attention scores, and sdpa attention cannot, "
-            "expected eager, flash_attention_2 or flex_attention. Set training.attention to auto, or to one of these."
+            f"the backbone is a {family.model_type}, whose attention scores are or can be capped, which sdpa attention "
+            "cannot, expected eager or flex_attention. Set training.attention to auto, or to one of these."
         )
     return asked
 

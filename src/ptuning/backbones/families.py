@@ -81,7 +81,7 @@ class Family:
         if self.native_forward is not None or self.positions == "relative":
             return ("sdpa", "eager")  # flash and flex take no position bias
         if self.caps_scores:
-            return ("eager", "flash", "flex")
+            return ("eager", "flex")  # these have windows too, which flash cannot show virtual tokens to
         return ("sdpa", "eager", "flash", "flex")
 
 
@@ -243,6 +243,29 @@ def position_limit(config: Any, family: Family) -> int | None:
 
 def _padding_index(config: Any, family: Family) -> int:
     return int(config.pad_token_id if family.padding_index is None else family.padding_index)
+
+
+def has_capped_scores(family: Family, config: Any) -> bool:
+    """Whether attention scores go through a tanh here, or can: transformers then has no sdpa, with a cap or without.
+
+    Args:
+        family: the backbone's family.
+        config: its transformers config.
+    """
+    return family.caps_scores or getattr(config, "attn_logit_softcapping", None) is not None
+
+
+def has_local_attention(config: Any, layer: int) -> bool:
+    """Whether a layer's tokens see a window of real tokens alone.
+
+    Args:
+        config: transformers config of the trunk.
+        layer: its number.
+    """
+    if getattr(config, "sliding_window", None) is None:
+        return False
+    types = getattr(config, "layer_types", None)
+    return types is None or types[layer] == "sliding_attention"
 
 
 def has_absolute_positions(config: Any, family: Family) -> bool:

@@ -9,7 +9,7 @@ straight to the base function.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ptuning.backbones.direction import is_switched
 from ptuning.backbones.dot_product import attention_in_steps, attention_on_front, is_faster_in_steps
+from ptuning.backbones.families import find_trunk, has_capped_scores, has_local_attention
 from ptuning.backbones.forward import Block, Observe, PromptedForward
 from ptuning.backbones.masks import of_dtype, widen_padding_mask
 from ptuning.backbones.packing import packed_attention
@@ -232,12 +233,33 @@ def _widen_flash(
     kwargs: dict[str, Any],
 ) -> Tensor | None:
     if kwargs.get("sliding_window") is not None:
-        raise BackboneError(
-            "flash attention cannot show virtual tokens to every window of a layer with local attention. "
-            "Load this backbone with attn_implementation='sdpa'."
-        )
+        raise _windows_under_flash(is_capped="softcap" in kwargs)
     return widen_padding_mask(
         mask, block.mask, batch_size=query.shape[0], num_keys=num_keys, num_virtual=block.length, device=query.device
+    )
+
+
+def refuse_windows_under_flash(model: nn.Module, layers: Iterable[int]) -> None:
+    """Makes sure that flash attention can show virtual tokens to all tokens of these layers.
+
+    Args:
+        model: of transformers, with or without a head.
+        layers: those that are given virtual tokens.
+
+    Raises:
+        BackboneError: the model is of no supported family, or has flash attention and a window in one of these layers.
+    """
+    trunk, family = find_trunk(model)
+    config: Any = trunk.config
+    if "flash" in str(config._attn_implementation) and any(has_local_attention(config, layer) for layer in layers):
+        raise _windows_under_flash(is_capped=has_capped_scores(family, config))
+
+
+def _windows_under_flash(*, is_capped: bool) -> BackboneError:
+    instead = "'eager' or 'flex_attention'" if is_capped else "'sdpa'"
+    return BackboneError(
+        "flash attention cannot show virtual tokens to every window of a layer with local attention. "
+        f"Load this backbone with attn_implementation={instead}."
     )
 
 

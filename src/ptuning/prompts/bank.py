@@ -118,6 +118,10 @@ class PromptBank(nn.Module):
         lowest = [(self._length(i) == 0, entry.layers[0]) for i, entry in enumerate(self.entries)]
         return min(lowest)[1]
 
+    def prompted_layers(self) -> set[int]:
+        """All layers at which some entry has virtual tokens."""
+        return {layer for i, entry in enumerate(self.entries) if self._length(i) for layer in entry.layers}
+
     def shifts(self) -> set[int]:
         """All numbers that entries add to positions."""
         return {self._length(i) if entry.positions == "shifted" else 0 for i, entry in enumerate(self.entries)}
