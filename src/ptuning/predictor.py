@@ -195,7 +195,8 @@ def load(
         CheckpointError: a prompt is missing, damaged, or has no task.
         BackboneMismatchError: a prompt was trained on another backbone, or on its weights in another quantization.
         BackboneError: the backbone cannot be loaded.
-        PromptError: no directory was given, or several of methods or quantizations that cannot share a backbone.
+        PromptError: no directory was given, or several of methods, quantizations or directions of attention that
+            cannot share a backbone.
         ConfigError: this machine does not have the device.
     """
     given = [directories] if isinstance(directories, str | Path) else list(directories)
@@ -209,13 +210,13 @@ def load(
             f"{len(saved)} prompts were given, one of them of method {alone[0]}, which has the backbone for itself, "
             "expected prompts at every layer (p-tuning-v2, prefix-tuning) to load several. Load that one alone."
         )
+    is_both_ways = _common_direction(saved) == "bidirectional"
     is_spare = not isinstance(backbone, Backbone)
     if not isinstance(backbone, Backbone):
         first = saved[0].backbone
         name = backbone or first.name
         revision = first.revision if backbone is None else None
         place = find_device(None if device is None else str(device))
-        is_both_ways = first.architecture.get("attention_direction") == "bidirectional"
         # What was trained in full precision is asked in it; else the device decides.
         precision = "fp32" if any(prompt.precision == "fp32" for prompt in saved) else "auto"
         dtype = dtype or find_dtype(precision, place)
@@ -250,6 +251,18 @@ def read_task(directory: str | Path) -> LoadedTask:
         CheckpointError: the prompt is missing, damaged, or has no task.
     """
     return _task(read_directory(directory))
+
+
+def _common_direction(saved: Sequence[SavedPrompt]) -> str | None:
+    """Which way the attention of the prompts' decoder looks; None of an encoder."""
+    directions = (prompt.backbone.architecture.get("attention_direction") for prompt in saved)
+    found = sorted({str(direction) for direction in directions if direction is not None})
+    if len(found) > 1:
+        raise PromptError(
+            f"the prompts were trained with attention of different directions ({', '.join(found)}), and those of two "
+            "directions cannot share a backbone. Load them apart."
+        )
+    return found[0] if found else None
 
 
 def _common_quantization(saved: Sequence[SavedPrompt]) -> Quantization:

@@ -213,6 +213,18 @@ def test_a_bert_decoder_is_causal(tiny_model: TinyModel) -> None:
     assert direction_of(FAMILIES["bert"], tiny_model("bert", is_decoder=True).config) == "causal"
 
 
+def test_a_bert_decoder_cannot_be_switched(tmp_path: Path, tiny_model: TinyModel) -> None:
+    tiny_model("bert", is_decoder=True).save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path)
+    assert backbone.is_causal and backbone.pooling == "last", "its first token sees nothing behind itself"
+    with pytest.raises(
+        ConfigError,
+        match="attention_direction is bidirectional, but the config.json of this bert has is_decoder, .* Leave "
+        "attention_direction out, or set is_decoder to false",
+    ):
+        load_backbone(tmp_path, attention_direction="bidirectional")
+
+
 def test_switching_leaves_causal_models_alone(tiny_model: TinyModel) -> None:
     config = tiny_model("llama").config
     for asked in (None, "causal"):

@@ -56,6 +56,22 @@ def test_goes_through_json() -> None:
         BackboneIdentity.from_dict({"name": "x"})
 
 
+def test_an_encoders_prompt_is_told_of_the_other_type_and_not_of_a_direction() -> None:
+    """A decoder has one key more: the direction of its attention, which an encoder's prompt cannot ask for."""
+    sizes = {"num_layers": 24, "hidden_size": 64}
+    encoder = dataclasses.replace(IDENTITY, architecture={"model_type": "eurobert", **sizes})
+    decoder = dataclasses.replace(
+        IDENTITY, architecture={"model_type": "llama", **sizes, "attention_direction": "causal"}
+    )
+    for one, other, said in (
+        (encoder, decoder, "eurobert against llama"),
+        (decoder, encoder, "llama against eurobert"),
+    ):
+        with pytest.raises(BackboneMismatchError, match=f"model_type {said}") as raised:
+            one.require(other)
+        assert "Load it with attention_direction" not in str(raised.value)
+
+
 def test_name_and_revision_may_differ() -> None:
     IDENTITY.require(dataclasses.replace(IDENTITY, name="./copy", revision=None))
 

@@ -14,9 +14,13 @@ import torch
 import ptuning
 from ptuning.backbones.loading import load_backbone
 from ptuning.config import METHODS, load_config
-from ptuning.errors import BackboneMismatchError, ConfigError
+from ptuning.data.batching import Example, collate
+from ptuning.errors import BackboneMismatchError, ConfigError, PromptError
+from ptuning.inference import padding_ids
 from ptuning.training.assembly import assemble_model
+from ptuning.training.reporting import Silent
 from ptuning.training.run import prepare_task, resolve_config, train
+from ptuning.training.trunk_reuse import plan_trunk, reuse_trunk
 
 TinyRun = Callable[..., Any]
 KINDS = ("classification", "multiple_choice", "token_classification", "question_answering")
@@ -26,6 +30,18 @@ def _config(tiny_run: TinyRun, directory: Path, backbone: Path, kind: str, **set
     steps = {"training.epochs": 1, "training.batch_size": 12}
     usual = steps if METHODS[settings.get("method", "p-tuning-v2")].makes_steps else {}
     return tiny_run(directory, kind, **{"backbone": str(backbone), "data.max_length": 60, **usual, **settings})
+
+
+@pytest.fixture(scope="module")
+def one_of_each_direction(
+    tmp_path_factory: pytest.TempPathFactory, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> dict[str, Path]:
+    """A run each."""
+    top = tmp_path_factory.mktemp("directions")
+    for direction in ("causal", "bidirectional"):
+        settings = {"attention_direction": direction}
+        train(_config(tiny_run, top / direction, tiny_decoder("llama"), "classification", **settings))
+    return {direction: top / direction for direction in ("causal", "bidirectional")}
 
 
 @pytest.mark.parametrize("direction", ["causal", "bidirectional"])
@@ -72,6 +88,19 @@ def test_a_prompt_asks_for_the_direction_it_was_trained_with(
         assert predictor.predict([{"text": "the red lamp"}]) == first
     with pytest.raises(BackboneMismatchError, match="is causal. Load it with attention_direction='bidirectional'"):
         ptuning.load(tmp_path / "run", backbone=load_backbone(backbone))
+
+
+@pytest.mark.parametrize("order", [("causal", "bidirectional"), ("bidirectional", "causal")])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_prompts_of_two_directions_do_not_share_a_backbone(
+    order: tuple[str, str], is_given: bool, one_of_each_direction: dict[str, Path], tiny_decoder: Callable[[str], Path]
+) -> None:
+    backbone = load_backbone(tiny_decoder("llama")) if is_given else None
+    with pytest.raises(
+        PromptError,
+        match=r"of different directions \(bidirectional, causal\), .* cannot share a backbone. Load them apart",
+    ):
+        ptuning.load([one_of_each_direction[direction] for direction in order], backbone=backbone)
 
 
 def test_training_leaves_a_decoder_bit_for_bit(

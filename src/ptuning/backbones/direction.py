@@ -50,13 +50,20 @@ def switch_config(family: Family, config: Any, asked: Direction | None) -> None:
         asked: `bidirectional` for a decoder that was trained causal; None, or what it is anyway, changes nothing.
 
     Raises:
-        ConfigError: `causal` was asked of a model that was trained to look both ways.
+        ConfigError: `causal` was asked of a model that was trained to look both ways, or `bidirectional` of one of an
+            encoder's family whose config makes it a decoder.
     """
     trained = direction_of(family, config)
     if asked == "causal" and trained == "bidirectional":
         raise ConfigError(
             f"attention_direction is causal, but this {family.model_type} was trained with attention both ways, "
             "expected a decoder that was trained from left to right. Leave attention_direction out."
+        )
+    if asked == "bidirectional" and trained == "causal" and not family.is_decoder:
+        raise ConfigError(
+            f"attention_direction is bidirectional, but the config.json of this {family.model_type} has is_decoder, "
+            "which makes it causal, expected an encoder's or a checkpoint of a decoder's family. Leave "
+            "attention_direction out, or set is_decoder to false in a copy of that file."
         )
     if not family.is_decoder:
         return

@@ -64,13 +64,14 @@ class BackboneIdentity:
         Raises:
             BackboneMismatchError: other sizes, other weights, or the same weights rounded otherwise.
         """
-        differing = [
-            f"{key} {expected} against {actual.architecture.get(key)}"
+        others = {
+            key: actual.architecture.get(key)
             for key, expected in self.architecture.items()
             if actual.architecture.get(key) != expected
-        ]
-        asked, found = (one.architecture.get(_DIRECTION) for one in (self, actual))
-        if asked != found and len(differing) == 1:
+        }
+        differing = [f"{key} {self.architecture[key]} against {other}" for key, other in others.items()]
+        if list(others) == [_DIRECTION]:
+            asked, found = self.architecture[_DIRECTION], others[_DIRECTION]
             raise BackboneMismatchError(
                 f"the prompt was trained on {self.name} with {asked} attention, but that of the backbone "
                 f"{actual.name} is {found}. Load it with attention_direction={asked!r}."

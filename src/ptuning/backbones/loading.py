@@ -160,7 +160,7 @@ class Backbone:
         """How its tokens are best pooled into one vector.
 
         What the checkpoint was trained with, where it says so (sentence-transformers' `1_Pooling/config.json`). Else of
-        a decoder `last`, whose last token alone sees the whole text, or `mean` where it looks both ways; of an encoder
+        a causal one `last`, whose last token alone sees the whole text; of a decoder that looks both ways `mean`; else
         `cls` where the tokenizer has such a token, else `mean` (T5).
 
         Raises:
@@ -172,8 +172,10 @@ class Backbone:
             return "mean"
         if modes.get("pooling_mode_lasttoken"):
             return "last"
+        if self.is_causal:
+            return "last"
         if self.family.is_decoder:
-            return "last" if self.is_causal else "mean"
+            return "mean"
         return "cls" if getattr(self.tokenizer, "cls_token_id", None) is not None else "mean"
 
     def _pooling_modes(self, path: str) -> dict[str, Any]:
@@ -236,7 +238,8 @@ def load_backbone(
 
     Raises:
         BackboneError: not found, of an unsupported family, weights are incomplete, or it does not have the attention.
-        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways; or no such quantization.
+        ConfigError: `attention_direction` is `causal`, and it was trained to look both ways, or `bidirectional`, and
+            it is a decoder of an encoder's family (BERT); or no such quantization.
         MissingDependencyError: `minilm` or a quantization without its package.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
