@@ -18,7 +18,7 @@ class LowerStates:
 
     Args:
         states: (num_tokens, hidden_size), those of all sequences one after another. Mostly memory-mapped.
-        sequences: keys of the sequences and how many tokens each has, in the order of `states`.
+        sequences: keys of the sequences and how many positions each has, in the order of `states`.
     """
 
     def __init__(self, states: Tensor, sequences: Iterable[tuple[bytes, int]]) -> None:
@@ -39,7 +39,7 @@ class LowerStates:
             (num_sequences, seq_len, hidden_size) on the batch's device, zeros at padding; None where a sequence is not
             among these.
         """
-        keys = [key for example in batch.examples for key, _ in keys_of(example)]
+        keys = [key for example in batch.examples for key in keys_of(example)]
         if not all(key in self._places for key in keys):
             return None
         gathered = self._states.new_zeros(*batch.input_ids.shape, self._states.shape[1])  # (B, N, C)
@@ -49,21 +49,21 @@ class LowerStates:
         return gathered.to(batch.input_ids.device)
 
 
-def keys_of(example: Example) -> Iterator[tuple[bytes, int]]:
-    """Each sequence of an example as a key, equal for equal tokens and token types, and its number of tokens."""
+def keys_of(example: Example) -> Iterator[bytes]:
+    """Each sequence of an example as a key, equal for equal tokens and token types."""
     token_types: tuple[list[int] | None, ...] = example.token_types or (None,) * len(example.sequences)
     for sequence, types in zip(example.sequences, token_types, strict=True):
         digest = hashlib.blake2b(array("q", sequence).tobytes(), digest_size=16)
         if types is not None:
             digest.update(array("q", types).tobytes())
-        yield digest.digest(), len(sequence)
+        yield digest.digest()
 
 
 def unique_sequences(examples: Iterable[Example]) -> dict[bytes, tuple[Example, int]]:
     """Every different sequence once, in order: its key, and the first example that has it with its number there."""
     found: dict[bytes, tuple[Example, int]] = {}
     for example in examples:
-        for number, (key, _) in enumerate(keys_of(example)):
+        for number, key in enumerate(keys_of(example)):
             found.setdefault(key, (example, number))
     return found
 

@@ -126,6 +126,32 @@ def test_the_trunk_is_reused_below_prompts_of_a_causal_backbone(
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 
 
+def test_a_text_without_tokens_is_kept_below_the_prompts_as_one_of_padding(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    """What a tokenizer without special tokens makes of invisible characters, in training's batches one token long."""
+    settings = {"prompts.layers": "last:1", "training.trunk_reuse": "on"}
+    config = _config(tiny_run, tmp_path, tiny_decoder("llama"), "classification", **settings)
+    backbone = load_backbone(tiny_decoder("llama"))
+    prepared = prepare_task(config, backbone)
+    config = resolve_config(config, prepared, backbone, tmp_path)
+    model = assemble_model(config, backbone, prepared.kind, prepared.train)
+    examples = [Example((ids,), None, None, 0) for ids in ([], [5, 6, 7])]
+    plan = plan_trunk(tmp_path, model, examples, config, origin={}, before=None, report=Silent())
+    assert plan is not None and plan.lengths == [1, 3]
+    assert reuse_trunk(tmp_path, model, backbone.tokenizer, plan, config, report=Silent())
+    batch = collate(examples, *padding_ids(backbone.tokenizer))
+    assert model.lower_states is not None
+    kept = model.lower_states.of(batch)
+    assert kept is not None
+    expected = model.lower_layers(batch.input_ids, batch.attention_mask, None)
+    real = batch.attention_mask.bool()
+    assert real.sum(1).tolist() == [1, 3]
+    torch.testing.assert_close(kept[real].to(expected.dtype), expected[real], rtol=1e-4, atol=1e-5)
+    assert kept[0, 0].abs().max() > 0
+    model.detach()
+
+
 def test_the_first_token_of_a_causal_backbone_is_no_pooling(
     tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
 ) -> None:

@@ -47,6 +47,14 @@ class Example:
         return max(len(sequence) for sequence in self.sequences)
 
 
+def num_positions(sequence: Sequence[int]) -> int:
+    """How many positions of a batch a sequence has for itself.
+
+    One without tokens, as a tokenizer without special ones makes of an empty text, is one token of padding.
+    """
+    return max(len(sequence), 1)
+
+
 @dataclass
 class Batch:
     """Padded examples.
@@ -101,8 +109,6 @@ def collate(
 ) -> Batch:
     """Pad examples on the right to the longest of them.
 
-    A sequence without tokens, as a tokenizer without special ones makes of an empty text, is one of padding.
-
     Args:
         examples: at least one; all with labels of one kind, or all without.
         pad_token_id: token id at padded positions.
@@ -115,7 +121,7 @@ def collate(
     if not examples:
         raise DataError("collate got no examples, expected at least one. Leave empty batches out.")
     sequences = [sequence for example in examples for sequence in example.sequences]
-    lengths = [max(len(sequence), 1) for sequence in sequences]
+    lengths = [num_positions(sequence) for sequence in sequences]
     seq_len = seq_len or max(lengths)
     mask = [[1] * length + [0] * (seq_len - length) for length in lengths]
     token_types = None

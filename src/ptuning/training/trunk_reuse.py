@@ -26,7 +26,7 @@ from ptuning.backbones.late_start import can_start_late
 from ptuning.backbones.sharding import is_sharded
 from ptuning.config import RunConfig
 from ptuning.config.methods import backbone_dropout
-from ptuning.data.batching import Example, collate, evaluation_batches
+from ptuning.data.batching import Example, collate, evaluation_batches, num_positions
 from ptuning.errors import ConfigError
 from ptuning.inference import padding_ids
 from ptuning.lower_states import LowerStates, map_states, unique_sequences
@@ -90,7 +90,7 @@ def plan_trunk(
     if obstacle is None:
         recover_directory(directory / TRUNK_NAME)
         sequences = unique_sequences(examples)
-        lengths = [len(example.sequences[number]) for example, number in sequences.values()]
+        lengths = [num_positions(example.sequences[number]) for example, number in sequences.values()]
         parameter = next(model.backbone.parameters())
         hidden_size = int(model.backbone.config.hidden_size)
         index = {
