@@ -69,6 +69,20 @@ def test_texts_with_a_token_between_them_stay_as_they_are(pair: str, make: Any) 
     assert tokenizer("ab", "cd")["input_ids"] == before
 
 
+@pytest.mark.parametrize("has_end", [True, False])
+def test_a_tokenizer_that_cannot_write_a_line_break_puts_no_unknown_token_there(has_end: bool) -> None:
+    """Such as SentencePiece's with neither a line break nor bytes: it writes a space and something unknown."""
+    vocabulary = {piece: index for index, piece in enumerate(["<unk>", "<eos>", "▁", "a", "▁a"])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "a")], unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    special = {"eos_token": "<eos>"} if has_end else {}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **special)
+    assert 0 in tokenizer("\n")["input_ids"]
+    part_pairs(tokenizer)
+    ids = tokenizer("a", "a")["input_ids"]
+    assert 0 not in ids and (1 in ids) == has_end
+
+
 def test_a_tokenizer_that_drops_line_breaks_puts_its_end_token_there() -> None:
     inner = Tokenizer(models.WordLevel(vocab={"<unk>": 0, "<eos>": 1, "a": 2}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -2,7 +2,7 @@
 
 Encoders' tokenizers put a special token there. Those of some decoders join the two, and the last word of a question
 would run into the first of its context. Such get a line break, as a text that a decoder has read would have (or the
-end token, where a tokenizer drops line breaks).
+end token, where a tokenizer drops line breaks or does not know them).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def part_pairs(tokenizer: Any) -> None:
         return
     inner = tokenizer.backend_tokenizer
     ids = inner.encode(_BREAK, add_special_tokens=False).ids
-    if not ids:  # it drops white space
+    if not ids or tokenizer.unk_token_id in ids:  # it drops white space, or has no token for a line break
         ids = [number for number in (tokenizer.sep_token_id, tokenizer.eos_token_id) if number is not None][:1]
     if not ids:
         return
