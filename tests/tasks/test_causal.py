@@ -79,6 +79,16 @@ def test_a_word_that_is_cut_is_asked_at_the_last_piece_that_is_left(bare_tokeniz
     assert example.label == [IGNORED_LABEL] * 3 + [1]
 
 
+def test_a_predicate_behind_the_words_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(
+        ConfigError,
+        match="predicate_input is appended, but .* no word would see its predicate.* Set data.predicate_input to "
+        "marked, or attention_direction to bidirectional",
+    ):
+        SemanticRoleLabeling(("O", "B-V"), "appended").for_causal()
+    assert not caplog.text
+
+
 def test_roles_are_asked_at_last_pieces_and_it_is_said_what_that_means(
     bare_tokenizer: Any, perfect_logits: Perfect, caplog: pytest.LogCaptureFixture
 ) -> None:

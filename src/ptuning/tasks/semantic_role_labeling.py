@@ -109,7 +109,17 @@ class SemanticRoleLabeling(TaskKind):
         return cls(names) if asked is None else cls(names, asked)
 
     def for_causal(self) -> Self:
-        """Return the kind for a causal backbone, and warn: what it asks there can hardly be known."""
+        """Return the kind for a causal backbone, and warn: what it asks there can hardly be known.
+
+        Raises:
+            ConfigError: the predicate is appended, where no word could see it.
+        """
+        if self.predicate_input == "appended":
+            raise ConfigError(
+                "predicate_input is appended, but the backbone's tokens see only what is to their left: no word would "
+                "see its predicate, and all predicates of a sentence would get the same roles. Set "
+                "data.predicate_input to marked, or attention_direction to bidirectional."
+            )
         logger.warning(
             "The backbone's tokens see only what is to their left, so words in front of a predicate are asked for "
             "their role without knowing it. Set attention_direction to bidirectional, or use an encoder."
