@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 import ptuning
 from ptuning import load_backbone
+from ptuning.attachment import attach_bank_or_prompts
 from ptuning.backbones.description import describe_trunk
 from ptuning.backbones.direction import direction_of, switch_config, window_counts_itself
 from ptuning.backbones.families import FAMILIES, find_trunk
@@ -119,6 +121,31 @@ def test_padding_on_the_left_changes_nothing(name: str, tiny_model: TinyModel, r
         one, other = model(**right)[0], model(**left)[0]
     for row, length in enumerate(lengths):
         torch.testing.assert_close(other[row, 9 - length :], one[row, :length], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", [*CAUSAL, *BOTH_WAYS, "t5gemma"])
+def test_texts_without_padding_have_the_values_that_they_have_with_some(
+    name: str, attention: str, tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    """Without any the library hands no mask to attention, which is another way to the same values."""
+    model = tiny_model(name, attention=attention, dtype=torch.float64)
+    bank = PromptBank(3)
+    bank.add(GivenPrompts(_prompts(model, 5).requires_grad_()))
+    bank.add(GivenPrompts(_prompts(model, 2, layers=2, seed=8)), layers="last:2")
+    bank.add(GivenPrompts(_prompts(model, 0)))
+    attached = ptuning.attach(model, bank)
+    # Windows are between these lengths. No more padding than all of them reach: where eager attention sees nothing, the
+    # library has no answer.
+    for length, rows in itertools.product((1, 3, 9), ([0, 1, 2], [1, 1, 1])):  # all layers prompted, and the last two
+        padded = ragged_batch(find_trunk(model)[0].config, (length, length, length, length + 2))
+        ids = padded["input_ids"][:3, :length]
+        with attached.rows([*rows, 1]), torch.no_grad():
+            expected = model(**padded)[0][:3, :length]
+        for mask, has_grad in itertools.product((None, torch.ones_like(ids)), (False, True)):
+            with attached.rows(rows), torch.set_grad_enabled(has_grad):
+                hidden = model(input_ids=ids, attention_mask=mask)[0]
+            torch.testing.assert_close(hidden.detach(), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -282,13 +309,15 @@ def test_a_config_without_a_cap_is_loaded_too(name: str, tmp_path: Path, tiny_mo
 def test_windows_under_flash_are_refused_when_prompts_are_attached(
     name: str, instead: str, tiny_model: TinyModel
 ) -> None:
-    """Neither of them at the first forward, nor with advice that is refused in its turn."""
+    """By name, without a forward, and not with advice that is refused in its turn."""
     assert name == "mistral" or "flash" not in FAMILIES[name].attention
     model = tiny_model(name)
     trunk, _ = find_trunk(model)
     trunk.config._attn_implementation = "flash_attention_2"
     with pytest.raises(BackboneError, match=f"every window of a layer with local .*attn_implementation={instead}"):
-        ptuning.attach(model, _prompts(model))
+        attach_bank_or_prompts(
+            model, _prompts(model), layers="all", positions="unshifted", freeze=True, check=False, eager=False
+        )
     assert trunk.config._attn_implementation == "flash_attention_2", "nothing was changed"
 
 
@@ -313,7 +342,9 @@ def test_a_window_that_is_prompted_later_is_refused_under_flash_too(
     model.config._attn_implementation = "flash_attention_2"
     bank = PromptBank(3)
     bank.add(GivenPrompts(_prompts(model, layers=1)), layers=[model.config.layer_types.index("full_attention")])
-    attached = ptuning.attach(model, bank)
+    attached = attach_bank_or_prompts(
+        model, bank, layers="all", positions="unshifted", freeze=True, check=False, eager=False
+    )
     bank.add(GivenPrompts(_prompts(model)))
     with attached.rows([1, 1]), pytest.raises(BackboneError, match="every window .*'eager' or 'flex_attention'"):
         model(**ragged_batch(model.config, (6, 6)))

@@ -169,6 +169,51 @@ def test_no_block_that_is_seen_is_left_out(num_virtual: int, window: int | None,
     assert first_tokens_only or window is not None or whole, "and there are some"
 
 
+@pytest.mark.parametrize("num_virtual", [0, 5, 130, 256])
+@pytest.mark.parametrize(
+    ("name", "window"), [("llama", None), ("mistral", 40), ("mistral-bidirectional", 40), ("gemma2", 130)]
+)
+def test_blocks_show_each_token_of_a_decoder_what_its_direction_and_window_let_it_see(
+    name: str, window: int | None, num_virtual: int, tiny_model: Callable[..., Any]
+) -> None:
+    """Over several blocks of 128, of rows that end within one; expected is what the definition says, token by token."""
+    lengths = torch.tensor([40, 300, 1, 120, 128, 50])
+    mask = (torch.arange(300) < lengths[:, None]).long()
+    config = tiny_model(name, **({} if window is None else {"sliding_window": window})).config
+    packed = pack_batch(FAMILIES[config.model_type], config, torch.ones_like(mask), mask, None)
+    num_tokens = packed.input_ids.shape[1]
+    tail = num_tokens - int(lengths.sum())
+    assert tail == 1
+    document = torch.repeat_interleave(torch.arange(7), torch.tensor([*lengths.tolist(), tail]))
+    ahead = torch.arange(num_tokens)[None] - torch.arange(num_tokens)[:, None]  # (T, T), key minus query
+    is_causal = not name.endswith("-bidirectional")
+    for limit in {None, window}:
+        own = document[None] == document[:, None]
+        if is_causal:
+            own &= ahead <= 0
+        if limit is not None:  # as transformers counts: a causal window with the token itself, one both ways without
+            own &= ahead.abs() <= (limit - 1 if is_causal else limit)
+        reach = limit - 1 if limit is not None and packed.window_counts_itself else limit
+        blocks = packed.block_mask(num_virtual, reach)
+        assert torch.equal(_seen(blocks), torch.cat([torch.ones(num_tokens, num_virtual, dtype=torch.bool), own], 1))
+
+
+def _seen(blocks: Any) -> Tensor:
+    """(queries, keys), what a block mask shows: its partial blocks as its function says, its whole ones altogether."""
+    num_queries, num_keys = blocks.seq_lengths
+    seen = torch.zeros(num_queries, num_keys, dtype=torch.bool)
+    for is_whole, counts, indices in (
+        (False, blocks.kv_num_blocks, blocks.kv_indices),
+        (True, blocks.full_kv_num_blocks, blocks.full_kv_indices),
+    ):
+        for row, count in enumerate(counts[0, 0].tolist()):
+            queries = torch.arange(row * 128, min(row * 128 + 128, num_queries))[:, None]
+            for column in indices[0, 0, row, :count].tolist():
+                keys = torch.arange(column * 128, min(column * 128 + 128, num_keys))[None]
+                seen[queries, keys] = True if is_whole else blocks.mask_mod(0, 0, queries, keys)
+    return seen
+
+
 def _whole_blocks(blocks: Any) -> set[tuple[int, int]]:
     counts, indices = blocks.full_kv_num_blocks[0, 0], blocks.full_kv_indices[0, 0]
     return {(row, int(column)) for row in range(len(counts)) for column in indices[row, : counts[row]]}

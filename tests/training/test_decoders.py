@@ -182,3 +182,21 @@ def test_virtual_tokens_start_as_what_the_embedding_layer_gives(
         started = model.adaptation.prompts()[0]  # type: ignore[union-attr, operator]
         assert torch.cdist(started, vocabulary, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-4
         model.detach()
+
+
+def test_noise_for_virtual_tokens_is_as_wide_as_what_the_embedding_layer_gives(
+    tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
+) -> None:
+    for name in ("gemma3_text", "llama"):
+        settings = {"method": "prompt-tuning", "prompts.init": "normal", "prompts.init_std": 0.5}
+        config = _config(
+            tiny_run, tmp_path, tiny_decoder(name), "classification", **settings, **{"prompts.prompt_length": 60}
+        )
+        backbone = load_backbone(tiny_decoder(name))
+        prepared = prepare_task(config, backbone)
+        config = resolve_config(config, prepared, backbone, tmp_path)
+        model = assemble_model(config, backbone, prepared.kind, prepared.train)
+        vocabulary = backbone.model.get_input_embeddings()(torch.arange(backbone.description.vocab_size))
+        started = model.adaptation.prompts()[0]  # type: ignore[union-attr, operator]
+        assert float(started.detach().std() / vocabulary.std()) == pytest.approx(0.5, rel=0.1)
+        model.detach()
