@@ -175,7 +175,9 @@ def _default_of(field: FieldInfo) -> str:
 _ABOUT_DECODERS = """
 `attention_direction` says which way the tokens of a decoder see: `causal`, as it was trained (the default), or
 `bidirectional`. It belongs to a saved prompt, which is refused on a backbone that looks the other way. A checkpoint
-that was trained to look both ways (EmbeddingGemma) does so by itself, and cannot be made causal.
+that was trained to look both ways (EmbeddingGemma) does so by itself, and cannot be made causal. One of an encoder's
+family whose `config.json` makes it a decoder (`is_decoder`) is causal, and cannot be switched. Prompts of two
+directions are not loaded together.
 
 - Virtual tokens are visible to every token, from every window, whichever way it looks. Prompts are as wide as the
   key/value heads; their keys are what attention sees, behind norms of keys (Qwen 3, Gemma 3) and rotation.
@@ -185,9 +187,11 @@ that was trained to look both ways (EmbeddingGemma) does so by itself, and canno
   how it was trained; `cls` is refused for causal ones, whose first token sees nothing behind itself.
 - Tagging asks a causal backbone at the last piece of a word, question answering says "no answer" at the last token.
   What stands behind a word or the start of an answer is not known there: where that matters, switch the direction.
-  In semantic role labeling words in front of the predicate do not know it.
-- A tokenizer that puts nothing between the two texts of a pair gets a line break there; one without a token for
-  padding needs none, since padding is on the right and masked. A batch of your own may have padding on the left.
+  In semantic role labeling words in front of a marked predicate do not know it, and an appended one, which no word
+  would see, is refused.
+- A tokenizer that puts nothing between the two texts of a pair gets a line break there, or its end token where it has
+  no token for a line break; one without a token for padding needs none, since padding is on the right and masked. A
+  batch of your own may have padding on the left.
 - `gemma3` checkpoints with a vision part are of another type and not supported; their language model by itself
   (`gemma3_text`) is. `glm` and `glm4` are the GLM-4 family, not the GLM of 2021.
 """
@@ -216,10 +220,12 @@ def backbones() -> list[str]:
         )
     lines += [
         "",
-        "The default is sdpa, or eager where scores are capped (Gemma 2), which sdpa cannot do. Tests compare sdpa and",
-        "eager with a plain reference in every family, on the CPU; flex with sdpa, packed batches forward on the CPU,",
-        "the rest where there is CUDA; of flash only the mask is tested. Flash is refused where layers have local",
-        "attention (ModernBERT, some decoders), and flex where scores have a relative position bias (T5).",
+        "The default is sdpa, or eager where scores are capped (Gemma 2, T5Gemma), which sdpa cannot do. A model of",
+        "your own with capped scores needs eager or flex: under sdpa transformers 5.17 drops the cap.",
+        "Tests compare sdpa and eager with a plain reference in every family, on the CPU; flex with sdpa, packed",
+        "batches forward on the CPU, the rest where there is CUDA; of flash only the mask is tested. Flash is refused",
+        "for prompts at layers with local attention (ModernBERT, Gemma 2, some other decoders), and flex where scores",
+        "have a relative position bias (T5).",
         "",
         "`glm2021` is GLM of 2021/22: GLM-base to GLM-10B. Its `config.json` says `model_type: glm`, as today's GLM",
         "does; it is known by `block_position_encoding`, `max_sequence_length` and `num_layers`. Weights load from",
