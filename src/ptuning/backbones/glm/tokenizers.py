@@ -17,6 +17,7 @@ Source: THUDM/GLM, `data_utils/tokenization.py`, and its copy in Oneflow-Inc/one
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from tokenizers import (
     processors,
 )
 from transformers import PreTrainedTokenizerFast
+from transformers import __version__ as version
 
 from ptuning.errors import BackboneError, MissingDependencyError
 
@@ -221,6 +223,14 @@ def _sentence_piece(path: str) -> tuple[Tokenizer, _Special]:
         )
     from transformers.convert_slow_tokenizer import SentencePieceExtractor, SpmConverter
 
+    converter: Any = SpmConverter
+    convert = converter.build_tokenizer_from_spm_proto
+    if "legacy" not in inspect.signature(convert).parameters:  # it came with merges by score and the blank in front
+        raise MissingDependencyError(
+            f"this GLM (2021) has a SentencePiece vocabulary (cog-pretrain.model), and transformers {version} turns it "
+            "into a tokenizer that splits texts in another way, expected one such as 5.24. Install a newer one: pip "
+            "install --upgrade 'transformers>=5.24,<6'"
+        )
     try:
         proto = SentencePieceExtractor(path).proto
     except Exception as error:  # protobuf's own errors are of no public type
@@ -228,8 +238,7 @@ def _sentence_piece(path: str) -> tuple[Tokenizer, _Special]:
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     is_unigram = proto.trainer_spec.model_type == 1
     vocabulary: Any = pieces if is_unigram else {piece: place for place, (piece, _) in enumerate(pieces)}
-    converter: Any = SpmConverter
-    return converter.build_tokenizer_from_spm_proto(proto, vocabulary), _SENTENCEPIECE
+    return convert(proto, vocabulary), _SENTENCEPIECE
 
 
 def _is_installed(package: str) -> bool:
