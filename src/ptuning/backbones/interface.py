@@ -92,9 +92,25 @@ def _prompted_attention(base: str) -> AttentionFunction:
                     _observe(forward.observe, block, query, key, attention_mask, **kwargs)
                 if base == "sdpa" and is_faster_in_steps(query, key) and kwargs.get("softcap") is None:
                     return _sdpa_in_steps(forward, query, key, value, attention_mask, **kwargs)
-        return _base_attention(base, module)(module, query, key, value, attention_mask, **kwargs)
+        named: Any = _with_base_name(module, base) if "flash" in base else module
+        return _base_attention(base, module)(named, query, key, value, attention_mask, **kwargs)
 
     return attention
+
+
+class _StandIn:
+    """An object with some attributes of its own; all others are those of what it stands in for."""
+
+    def __init__(self, other: Any, **own: Any) -> None:
+        self.__dict__.update(own, _other=other)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._other, name)
+
+
+def _with_base_name(module: nn.Module, base: str) -> _StandIn:
+    """The module as the library's function is to see it: it looks for a flash kernel by the name in the config."""
+    return _StandIn(module, config=_StandIn(module.config, _attn_implementation=base))
 
 
 def _unless_packed(make_mask: Callable[..., Any]) -> Callable[..., Any]:
