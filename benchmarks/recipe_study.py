@@ -81,6 +81,10 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         for values in (2e-3, 5e-3, 2e-2, 8e-2)
     },
     "length": {f"length {length}": {**_BASE, "prompts.prompt_length": length} for length in (8, 20, 50, 100)},
+    "reparameterization": {
+        f"mlp, rate {rate:g}": {"prompts.reparameterization": "mlp", "training.learning_rate": rate}
+        for rate in (1e-3, 2e-3, 5e-3, 1e-2)
+    },
     "warm-up": {f"warm-up {part:g}": {**_BASE, "training.warmup": part} for part in (0.0, 0.06, 0.2)},
     "schedule": {
         name: {**_BASE, "training.schedule": name} for name in ("linear", "constant", "exponential_per_epoch")
