@@ -460,6 +460,26 @@ def test_who_survives(num_candidates: int, epochs: int, halving: int, expected: 
     assert survivors(num_candidates, epochs, halving) == expected
 
 
+@pytest.mark.parametrize(
+    ("candidates", "more", "message"),
+    [
+        ({"training.learning_rate": 0.1}, {}, r"candidates is {'training.*, expected a list with the settings of each"),
+        (["training.learning_rate=0.1"], {}, "candidates is .*, expected a list with the settings of each"),
+        ([{}], {"halving": 1}, "halving is 1, expected a whole number from 2 on. Give one, or leave it out"),
+        ([{}], {"halving": "2"}, "halving is '2', expected a whole number"),
+        ([{}], {"halving": 2.5}, "halving is 2.5, expected a whole number"),
+        ([{}], {"candidates_at_once": 0}, "candidates_at_once is 0, expected a whole number from 1 on"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_is_loaded(
+    candidates: Any, more: dict[str, Any], message: str, tiny_run: TinyRun, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(population, "load_backbone_of", None)
+    with pytest.raises(ConfigError, match=message):
+        train_population(tiny_run(tmp_path / "run"), candidates, **more)
+    assert not (tmp_path / "run").exists()
+
+
 def test_candidates_may_not_differ_in_what_they_share(tiny_run: TinyRun, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"differ in data.max_length, training.batch_size, but side by side.*one after"

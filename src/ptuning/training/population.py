@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import Field
@@ -193,6 +193,7 @@ def train_population(
             "training.learning_rate_probe is on, but it finds the rate of one run, and candidates have their own. "
             "Turn it off, and give training.learning_rate in the candidates."
         )
+    _check_call(candidates, halving=halving, candidates_at_once=candidates_at_once)
     own = [_absolute(config, settings) for settings in candidates]
     _check_differences(own)
     check_start(directory, resume=resume, overwrite=overwrite)
@@ -332,6 +333,21 @@ def _absolute(config: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     found = with_absolute_paths(with_overrides(config, settings))
     starts = {"prompts.init": found.prompts.init, "head.init": found.head.init}
     return {name: starts.get(name, value) for name, value in settings.items()}
+
+
+def _check_call(candidates: object, *, halving: object, candidates_at_once: object) -> None:
+    """Makes sure of what a caller may get wrong before anything is loaded."""
+    is_list = isinstance(candidates, Sequence) and not isinstance(candidates, str)
+    if not is_list or not all(isinstance(settings, Mapping) for settings in cast(Sequence[object], candidates)):
+        raise ConfigError(
+            f"candidates is {candidates!r}, expected a list with the settings of each, such as "
+            '[{"training.learning_rate": 0.01}, {"training.learning_rate": 0.02}]. Give such a list.'
+        )
+    for name, value, least in (("halving", halving, 2), ("candidates_at_once", candidates_at_once, 1)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ConfigError(
+                f"{name} is {value!r}, expected a whole number from {least} on. Give one, or leave it out."
+            )
 
 
 def _check_differences(candidates: Sequence[Mapping[str, Any]]) -> None:
