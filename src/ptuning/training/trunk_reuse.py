@@ -38,7 +38,8 @@ from ptuning.training.reporting import Reporter
 
 _INDEX, _STATES = "index.json", "states.bin"
 _FORMAT = 1
-_ADVICE = "Make room on the disk or give another --output, or set training.trunk_reuse to off or auto."
+_OTHERWISE = "set training.trunk_reuse to off or auto."
+_ADVICE = f"Make room on the disk or give another --output, or {_OTHERWISE}"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def plan_trunk(
         return None
     is_asked = config.training.trunk_reuse == "on" or before is True
     obstacle = obstacle_to_reuse(model, config, is_asked=is_asked)
+    advice = f"Change that, or {_OTHERWISE}"
     if obstacle is None:
         recover_directory(directory / TRUNK_NAME)
         sequences = unique_sequences(examples)
@@ -108,12 +110,12 @@ def plan_trunk(
             lack = _foreign(directory / TRUNK_NAME) or _lack_of_space(directory, int(index["num_bytes"]))
         if lack is None:
             return TrunkPlan(sequences, lengths, index, is_asked)
-        obstacle = lack
+        obstacle, advice = lack, _ADVICE
         if not is_asked:
             report.note(f"the layers below the prompts run in every epoch, since {lack}")
     if is_asked:
         then = " (as when this run began)" if before else ""
-        raise ConfigError(f"training.trunk_reuse is on{then}, but {obstacle}. {_ADVICE}")
+        raise ConfigError(f"training.trunk_reuse is on{then}, but {obstacle}. {advice}")
     return None
 
 
