@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,6 +175,24 @@ def test_speed_on_a_gpu_runs_on_a_tiny_backbone(tmp_path: Path) -> None:
 def _part(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module(f"speed_parts.{name}")
+
+
+@pytest.mark.parametrize(("layers", "reuse"), [("all", ["off"] * 4), ("last:2", ["off"] * 4 + ["on"] * 2)])
+def test_a_search_with_prompts_at_all_layers_has_no_trunk_to_reuse(
+    layers: str, reuse: list[str], sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, report = _part("population", monkeypatch), _part("report", monkeypatch)
+    asked: list[str] = []
+    of_population = {"seconds": 2.0, "scores": [0.5, 0.75], "best": 1, "peak_mb": 1.0}
+    monkeypatch.setattr(search, "_train", lambda *settings: asked.append(settings[-1]) or (4.0, 0.5))
+    monkeypatch.setattr(search, "_population", lambda *settings: of_population)
+    known = {"backbone": "", "prompt_length": 2, "batch_size": 4, "search_epochs": 2, "device": "cpu"}
+    options = SimpleNamespace(directory=tmp_path, upper_layers=layers, **known)
+    result = search.compare_search(options, sentences / "sst2", rows=8, rates=[0.1, 0.2, 0.3, 0.4])
+    report.print_search(result)
+    assert asked == reuse
+    assert result["population_ratio"] == 2.0 / 16.0
+    assert result["population_ratio_with_reuse"] == (None if layers == "all" else 2.0 / 16.0)
 
 
 def test_turns_of_all_sides_alternate_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:

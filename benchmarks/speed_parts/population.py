@@ -37,7 +37,8 @@ def compare_search(options: Options, data: Path, *, rows: int, rates: Sequence[f
         rates: learning rates of the candidates.
 
     Returns:
-        Seconds and best scores of each way, and the ratios of seconds, as JSON values.
+        Seconds and best scores of each way, and the ratios of seconds, as JSON values; None where prompts at all layers
+        leave no trunk to reuse.
     """
     directory = options.directory / "search"
     own = directory / "data"
@@ -60,9 +61,11 @@ def compare_search(options: Options, data: Path, *, rows: int, rates: Sequence[f
     population = _population(options, settings, directory / "population", rates, None)
     separate += [_train(options, settings, directory, half + n, rate, "off") for n, rate in enumerate(rates[half:])]
     halving = _population(options, settings, directory / "halving", rates, HALVING)
-    reused = [_train(options, settings, directory, n, rate, "on") for n, rate in enumerate(rates[:_REUSED])]
+    has_trunk = options.upper_layers != "all"  # layers below the prompts, whose output can be kept
+    tried = rates[:_REUSED] if has_trunk else []
+    reused = [_train(options, settings, directory, n, rate, "on") for n, rate in enumerate(tried)]
     separate_seconds = sum(seconds for seconds, _ in separate)
-    reuse_seconds = sum(seconds for seconds, _ in reused) * len(rates) / len(reused)
+    reuse_seconds = sum(seconds for seconds, _ in reused) * len(rates) / len(reused) if reused else None
     return {
         "rows": rows,
         "layers": options.upper_layers,
@@ -70,16 +73,20 @@ def compare_search(options: Options, data: Path, *, rows: int, rates: Sequence[f
         "learning_rates": list(rates),
         "separate_seconds": round(separate_seconds, 1),
         "separate_scores": [round(score, 4) for _, score in separate],
-        "separate_reuse_seconds": round(reuse_seconds, 1),
+        "separate_reuse_seconds": None if reuse_seconds is None else round(reuse_seconds, 1),
         "is_separate_reuse_extrapolated": len(reused) < len(rates),
         "population": population,
         "halving": halving,
         "population_ratio": round(population["seconds"] / separate_seconds, 3),
         "population_halving_ratio": round(halving["seconds"] / separate_seconds, 3),
-        "population_ratio_with_reuse": round(population["seconds"] / reuse_seconds, 3),
-        "population_halving_ratio_with_reuse": round(halving["seconds"] / reuse_seconds, 3),
+        "population_ratio_with_reuse": _ratio(population["seconds"], reuse_seconds),
+        "population_halving_ratio_with_reuse": _ratio(halving["seconds"], reuse_seconds),
         "halving_score_below_best": round(max(population["scores"]) - halving["scores"][halving["best"]], 4),
     }
+
+
+def _ratio(seconds: float, of: float | None) -> float | None:
+    return None if of is None else round(seconds / of, 3)
 
 
 def _train(

@@ -82,10 +82,11 @@ def print_search(result: Mapping[str, Any]) -> None:
     """Prints what `compare_search` measured."""
     count = len(result["learning_rates"])
     separate = max(result["separate_scores"])
+    reused = result["separate_reuse_seconds"]
     mark = "~" if result["is_separate_reuse_extrapolated"] else ""
     rows: list[list[Any]] = [
         [f"{count} processes, no trunk reuse", f"{result['separate_seconds']:.1f}", None, None, separate, None],
-        [f"{count} processes, trunk reuse", f"{mark}{result['separate_reuse_seconds']:.1f}", None, None, None, None],
+        [f"{count} processes, trunk reuse", reused and f"{mark}{reused:.1f}", None, None, None, None],
     ]
     for name, key in (("population", "population"), ("with halving", "halving")):
         one, ratio = result[key], "population_ratio" if key == "population" else "population_halving_ratio"
