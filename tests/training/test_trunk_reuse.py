@@ -154,9 +154,12 @@ def test_an_interrupted_write_leaves_nothing(
     [
         (
             {"prompts.layers": "all"},
-            r"the prompts begin at layer 0 \(prompts.layers\), which leaves no layer",
+            r"the prompts begin at layer 0 \(prompts.layers\), which leaves no layer.*\. Change that,",
         ),
-        ({"free": 10_000}, r"the output of the layers below the prompts takes \d\.\d MB, and .*on has 0\.0 MB free"),
+        (
+            {"free": 10_000},
+            r"the output of the layers below the prompts takes \d\.\d MB, and .*on has 0\.0 MB free\. Make room",
+        ),
     ],
 )
 def test_where_it_cannot_be_auto_goes_without_and_on_is_refused(
