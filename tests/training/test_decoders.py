@@ -168,20 +168,26 @@ def test_other_methods_take_a_causal_backbone_too(
     assert ptuning.evaluate(tmp_path / "run").metrics == pytest.approx(result.metrics)
 
 
+def _start_and_vocabulary(config: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Virtual tokens before the first step, and what the embedding layer gives for all tokens."""
+    backbone = load_backbone(config.backbone)
+    prepared = prepare_task(config, backbone)
+    config = resolve_config(config, prepared, backbone, Path(config.output))
+    model = assemble_model(config, backbone, prepared.kind, prepared.train)
+    started = model.adaptation.prompts()[0].detach()  # type: ignore[union-attr, operator]
+    model.detach()
+    with torch.no_grad():
+        return started, backbone.model.get_input_embeddings()(torch.arange(backbone.description.vocab_size))
+
+
 def test_virtual_tokens_start_as_what_the_embedding_layer_gives(
     tmp_path: Path, tiny_run: TinyRun, tiny_decoder: Callable[[str], Path]
 ) -> None:
     """Gemma's gives more than it holds: its weights times the root of the width."""
     for name in ("gemma3_text", "llama"):
         config = _config(tiny_run, tmp_path, tiny_decoder(name), "classification", method="prompt-tuning")
-        backbone = load_backbone(tiny_decoder(name))
-        prepared = prepare_task(config, backbone)
-        config = resolve_config(config, prepared, backbone, tmp_path)
-        model = assemble_model(config, backbone, prepared.kind, prepared.train)
-        vocabulary = backbone.model.get_input_embeddings()(torch.arange(backbone.description.vocab_size))
-        started = model.adaptation.prompts()[0]  # type: ignore[union-attr, operator]
+        started, vocabulary = _start_and_vocabulary(config)
         assert torch.cdist(started, vocabulary, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-4
-        model.detach()
 
 
 def test_noise_for_virtual_tokens_is_as_wide_as_what_the_embedding_layer_gives(
@@ -192,11 +198,5 @@ def test_noise_for_virtual_tokens_is_as_wide_as_what_the_embedding_layer_gives(
         config = _config(
             tiny_run, tmp_path, tiny_decoder(name), "classification", **settings, **{"prompts.prompt_length": 60}
         )
-        backbone = load_backbone(tiny_decoder(name))
-        prepared = prepare_task(config, backbone)
-        config = resolve_config(config, prepared, backbone, tmp_path)
-        model = assemble_model(config, backbone, prepared.kind, prepared.train)
-        vocabulary = backbone.model.get_input_embeddings()(torch.arange(backbone.description.vocab_size))
-        started = model.adaptation.prompts()[0]  # type: ignore[union-attr, operator]
-        assert float(started.detach().std() / vocabulary.std()) == pytest.approx(0.5, rel=0.1)
-        model.detach()
+        started, vocabulary = _start_and_vocabulary(config)
+        assert float(started.std() / vocabulary.std()) == pytest.approx(0.5, rel=0.1)
