@@ -74,7 +74,7 @@ def compare_search(options: Options, data: Path, *, rows: int, rates: Sequence[f
         "separate_seconds": round(separate_seconds, 1),
         "separate_scores": [round(score, 4) for _, score in separate],
         "separate_reuse_seconds": None if reuse_seconds is None else round(reuse_seconds, 1),
-        "is_separate_reuse_extrapolated": len(reused) < len(rates),
+        "is_separate_reuse_extrapolated": 0 < len(reused) < len(rates),
         "population": population,
         "halving": halving,
         "population_ratio": round(population["seconds"] / separate_seconds, 3),
