@@ -476,7 +476,7 @@ def _copied_backbone(directory: Path) -> Path:
     return Path(shutil.copytree(tiny_backbone(), directory / "backbone"))
 
 
-@_case("backbone", "a name that is not there")
+@_case("backbone", "a directory that is not there")
 def _(directory: Path) -> object:
     import ptuning
 

@@ -108,12 +108,35 @@ def test_prompts_attach_to_what_was_loaded(tmp_path: Path, tiny_model: TinyModel
 def test_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = "was not found or has no readable config.json: .*. Give a Hugging Face name, a local directory in hub"
-    for wrong in (tmp_path / "nowhere", "not a name!"):
+    for wrong in ("not a name!", "no-such-owner/no-such-name"):
         with pytest.raises(BackboneError, match=words):
             load_backbone(wrong)
     tmp_path.joinpath("config.json").write_text("{")
     with pytest.raises(BackboneError, match=words):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["./nowhere", "../nowhere", "a/b/c", "a/nowhere", "~/nowhere", r"a\b", "{}/nowhere"])
+def test_a_directory_that_does_not_exist_is_called_that(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not a wrong name of the hub; `a/nowhere` might be one, but there is a directory `a`."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    wrong = wrong.format(tmp_path)
+    with pytest.raises(BackboneError) as raised:
+        load_backbone(wrong)
+    said = str(raised.value)
+    assert said.startswith(f"the backbone {wrong!r} was not found: there is no such directory")
+    assert "Expected a directory in hub layout" in said and "Correct the path" in said and "epo id" not in said
+    assert (f"directory in {tmp_path}. " in said) == (wrong[0] not in "~/")
+
+
+def test_a_file_is_no_backbone(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BackboneError, match=r"model.safetensors' is a file. Expected a directory in hub layout, with"):
+        load_backbone(tmp_path / "model.safetensors")
 
 
 def test_unsupported_types_are_refused_by_name(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
 
 
 def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
+    if _can_only_be_a_path(source) and not Path(source).is_dir():
+        raise _no_directory(name)
     if refusal := glm.missing_config(source):
         raise refusal
     try:
@@ -104,10 +106,32 @@ def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
     except PtuningError:
         raise
     except (OSError, ValueError, KeyError) as error:
+        if Path(source).parent.name and Path(source).parent.is_dir() and not Path(source).exists():
+            raise _no_directory(name) from error  # it might have been a name of the hub, `owner/name`, but is none
         raise BackboneError(
             f"the backbone {name!r} was not found or has no readable config.json: {first_line(error)}. "
             "Give a Hugging Face name, a local directory in hub layout, or `minilm`."
         ) from error
+
+
+def _can_only_be_a_path(source: str) -> bool:
+    """Whether this is no name of the hub, which are `name` or `owner/name`."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+
+
+def _no_directory(name: str) -> BackboneError:
+    path = Path(name)
+    if path.is_file():
+        found = "is a file"
+    else:
+        here = "" if path.is_absolute() or name.startswith("~") else f" in {Path.cwd()}"
+        found = f"was not found: there is no such directory{here}"
+    tilde = ", ~ written out" if name.startswith("~") else ""
+    return BackboneError(
+        f"the backbone {name!r} {found}. Expected a directory in hub layout, with config.json, weights and tokenizer, "
+        f"a Hugging Face name, or `minilm`. Correct the path{tilde}; where a saved prompt names a directory that was "
+        "moved, say where it is now: --backbone, or backbone= in Python."
+    )
 
 
 def first_line(error: Exception) -> str:
