@@ -176,8 +176,8 @@ _ABOUT_DECODERS = """
 `attention_direction` says which way the tokens of a decoder see: `causal`, as it was trained (the default), or
 `bidirectional`. It belongs to a saved prompt, which is refused on a backbone that looks the other way. A checkpoint
 that was trained to look both ways (EmbeddingGemma) does so by itself, and cannot be made causal. One of an encoder's
-family whose `config.json` makes it a decoder (`is_decoder`) is causal, and cannot be switched. Prompts of two
-directions are not loaded together.
+family whose `config.json` makes it a decoder (`is_decoder`) is causal, and cannot be switched; a prompt of its own says
+so, and is refused where that file says otherwise. Prompts of two directions are not loaded together.
 
 - Virtual tokens are visible to every token, from every window, whichever way it looks. Prompts are as wide as the
   key/value heads; their keys are what attention sees, behind norms of keys (Qwen 3, Gemma 3) and rotation.

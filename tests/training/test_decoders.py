@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -200,3 +201,29 @@ def test_noise_for_virtual_tokens_is_as_wide_as_what_the_embedding_layer_gives(
         )
         started, vocabulary = _start_and_vocabulary(config)
         assert float(started.std() / vocabulary.std()) == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_bert_decoders_prompt_says_which_way_it_looks(tmp_path: Path, tiny_run: TinyRun, tiny_backbone: Path) -> None:
+    """Its file makes it causal and nothing else can: with another value there, weights and all sizes are the same."""
+    causal, both_ways = tmp_path / "causal", tmp_path / "both-ways"
+    for directory, is_decoder in ((causal, True), (both_ways, False)):
+        shutil.copytree(tiny_backbone, directory)
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps({**config, "is_decoder": is_decoder}))
+        train(_config(tiny_run, directory / "run", directory, "classification"))
+    saved = json.loads((causal / "run" / "prompt" / "config.json").read_text())
+    assert saved["backbone"]["architecture"]["attention_direction"] == "causal"
+    assert load_config(causal / "run" / "config.yaml").attention_direction == "causal"
+    with closing(ptuning.load(causal / "run")) as predictor:
+        assert predictor.backbone.is_causal
+    unsaid = json.loads((both_ways / "run" / "prompt" / "config.json").read_text())
+    assert "attention_direction" not in unsaid["backbone"]["architecture"]
+    assert load_config(both_ways / "run" / "config.yaml").attention_direction is None
+    for trained, asked, said in ((causal, both_ways, "causal"), (both_ways, causal, "bidirectional")):
+        value = "true" if said == "causal" else "false"
+        with pytest.raises(
+            BackboneMismatchError,
+            match=f"was trained on .* with {said} attention, .* Use the checkpoint that it was trained on: a bert "
+            f"whose config.json has is_decoder {value}",
+        ):
+            ptuning.load(trained / "run", backbone=load_backbone(asked))

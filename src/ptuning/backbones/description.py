@@ -44,10 +44,16 @@ class BackboneDescription:
     initializer_range: float = 0.02
     attention_direction: Direction = "bidirectional"
 
+    @property
+    def recorded_direction(self) -> Direction | None:
+        """Which way its tokens see, where that is to be said: of decoders, those of an encoder's family among them."""
+        is_decoder = FAMILIES[self.model_type].is_decoder or self.attention_direction == "causal"
+        return self.attention_direction if is_decoder else None
+
     def architecture(self) -> dict[str, Any]:
         """What a saved prompt must agree with: numbers, and of decoders which way they look."""
         wanted = ["model_type", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size"]
-        if FAMILIES[self.model_type].is_decoder:
+        if self.recorded_direction is not None:
             wanted.append("attention_direction")
         return {name: value for name, value in asdict(self).items() if name in wanted}
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from ptuning.backbones.families import FAMILIES
 from ptuning.backbones.quantization import Quantization, quantized_linears
 from ptuning.backbones.weight_samples import sample_weight
 from ptuning.errors import BackboneMismatchError
 
 _DIRECTION = "attention_direction"
+_UNSAID: dict[str, Any] = {_DIRECTION: "bidirectional"}  # of encoders, whose attention looks both ways
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class BackboneIdentity:
     Attributes:
         name: the Hugging Face name, directory or `minilm` it was loaded by.
         revision: commit of the Hugging Face repository, where known.
-        architecture: model type and sizes.
+        architecture: model type and sizes, and of decoders which way their attention looks.
         fingerprint: hex digest of some of its weights, see `fingerprint`.
         quantization: what the weights of its layers were rounded to.
     """
@@ -64,17 +66,14 @@ class BackboneIdentity:
         Raises:
             BackboneMismatchError: other sizes, other weights, or the same weights rounded otherwise.
         """
-        others = {
-            key: actual.architecture.get(key)
-            for key, expected in self.architecture.items()
-            if actual.architecture.get(key) != expected
-        }
-        differing = [f"{key} {self.architecture[key]} against {other}" for key, other in others.items()]
+        wanted, there = _UNSAID | self.architecture, _UNSAID | actual.architecture
+        others = {key: there.get(key) for key, expected in wanted.items() if there.get(key) != expected}
+        differing = [f"{key} {wanted[key]} against {other}" for key, other in others.items()]
         if list(others) == [_DIRECTION]:
-            asked, found = self.architecture[_DIRECTION], others[_DIRECTION]
+            asked, found = wanted[_DIRECTION], others[_DIRECTION]
             raise BackboneMismatchError(
                 f"the prompt was trained on {self.name} with {asked} attention, but that of the backbone "
-                f"{actual.name} is {found}. Load it with attention_direction={asked!r}."
+                f"{actual.name} is {found}. {_how_to_turn(wanted.get('model_type'), asked)}"
             )
         if differing:
             raise BackboneMismatchError(
@@ -96,6 +95,15 @@ class BackboneIdentity:
                 f"the backbone with quantization {self.quantization}, or ask for quantization {actual.quantization} "
                 "where the prompt is loaded, if that is meant."
             )
+
+
+def _how_to_turn(model_type: Any, asked: str) -> str:
+    """What to do where a backbone looks the other way than is asked for."""
+    family = FAMILIES.get(model_type)
+    if family is None or family.is_decoder:
+        return f"Load it with attention_direction={asked!r}."
+    value = "true" if asked == "causal" else "false"
+    return f"Use the checkpoint that it was trained on: a {model_type} whose config.json has is_decoder {value}."
 
 
 def _stored(quantization: Quantization) -> str:

@@ -410,8 +410,8 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     # What the recipe said is in the other settings; its file may be gone when this is read again.
     backbone_is: dict[str, Any] = {"revision": backbone.revision}
-    if backbone.family.is_decoder:
-        backbone_is["attention_direction"] = backbone.description.attention_direction
+    if (direction := backbone.description.recorded_direction) is not None:
+        backbone_is["attention_direction"] = direction
     return config.model_copy(update={**groups, **backbone_is, "recipe": "default", "output": str(directory)})
 
 
