@@ -54,6 +54,7 @@ def outline_backbone(
     try:
         with no_init_weights():
             model = asked.loader.from_config(config, dtype=dtype, attn_implementation=asked.attention)
+        model.tie_weights()  # part of the initialization that was left out; T5 has its embeddings twice without
     except (ValueError, ImportError, TypeError) as error:
         raise BackboneError(
             f"the config.json of {name} makes no {family.model_type}: {error}. Check that it is the checkpoint's own."
