@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+import ptuning.planning.plan as plan_module
+from ptuning.backbones import packed_weights
 from ptuning.config import METHODS, load_config
 from ptuning.errors import BackboneError, ConfigError
 from ptuning.planning import Plan, make_plan
 from ptuning.planning.fitting import largest_that_fits
+from ptuning.planning.rate import _fastest
+from ptuning.planning.traced import TracedModel
 from ptuning.training.run import train
 
 PATTERN, WORDS = "{text} it is {mask}.", {"red": "red", "blue": "blue", "green": "green"}
@@ -93,8 +100,47 @@ def test_the_largest_is_found_where_memory_bends(start: int) -> None:
         return max(5000 + examples, 10 * examples)
 
     assert largest_that_fits(peak_of, 7777, start=start) == 777
-    assert len(asked) <= 8
+    assert len(asked) <= 6 and len(set(asked)) == len(asked)
     assert largest_that_fits(lambda _: 10, 9, start=start) == 0
+
+
+@pytest.mark.parametrize("start", [1, 16])
+@pytest.mark.parametrize("room", [5010, 5019, 5020, 6000, 123_456])
+def test_along_a_line_the_largest_takes_three_tries(start: int, room: int) -> None:
+    """Those two, and the one that the line through them ends at; one more would be too many by the same line."""
+    asked = []
+
+    def peak_of(examples: int) -> int:
+        asked.append(examples)
+        return 5000 + 10 * examples
+
+    assert largest_that_fits(peak_of, room, start=start) == (room - 5000) // 10
+    assert len(asked) <= 3 if room > 5160 else len(asked) <= 5
+
+
+def test_a_size_is_traced_once(config_alone: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "MOST_BYTES", 0)  # as of a large backbone: nothing is laid out
+    traced: list[tuple[int, int]] = []
+    run_step = TracedModel._run_step
+    monkeypatch.setattr(TracedModel, "_run_step", lambda self, *size: traced.append(size) or run_step(self, *size))
+    plan = _plan(config_alone("bert"), memory=700_000_000, **{"data.max_length": 16})
+    assert traced == [(1, 16), (16, 16), (plan.largest_batch_size, 16)]
+
+
+def test_a_rate_is_measured_in_a_second_of_large_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    assert _fastest(lambda: made.append(time.sleep(0.001)), "cpu", 5, until=time.perf_counter()) >= 0.001
+    assert len(made) == 2, "the first product is not counted, and there is no time for more than one"
+    made.clear()
+    _fastest(lambda: made.append(None), "cpu", 5, until=None)
+    assert len(made) == 7
+    asked: list[Any] = []
+    monkeypatch.setattr(plan_module, "matrix_rate", lambda *given, **_: asked.append(given) or 1e9)
+    of_10b = SimpleNamespace(matrix_shapes=lambda: [(16_384, 4096)])
+    of_minilm = SimpleNamespace(matrix_shapes=lambda: [(1536, 384)])
+    for model in (of_10b, of_minilm):
+        plan_module._measured_rate(model, 4096, torch.bfloat16, torch.device("cpu"))  # type: ignore[arg-type]
+    assert [positions for _, (positions,), *_ in asked] == [298, 4096]
 
 
 def test_pieces_hold_less_and_cost_the_same(config_alone: Callable[..., Path]) -> None:

@@ -27,6 +27,7 @@ _OTHER_EFFICIENCY = 0.4  # of GPUs, not measured
 
 _FEW_SECONDS = 1.0  # for measuring a rate
 _FEW_SHAPES = 3
+_LONG_PRODUCT = 40_000_000_000  # operations; half a second of a CPU's core, which reaches its rate with less
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def make_plan(config: RunConfig, *, memory_bytes: int | None = None, rate: float
     model = TracedModel(config, device, torch.float32 if method.trains_backbone else dtype)
     known = know_task(config, model.backbone)
     config, assumptions = _resolved(known, model.backbone, dtype)
-    model.assemble(config, known.kind, known.max_length)
+    model.assemble(config, known.kind, known.max_length, num_sequences=known.num_sequences)
     memory = memory_of(device) if memory_bytes is None else memory_bytes
     libraries = libraries_of(device)
     room = int(memory * USABLE) - libraries
@@ -140,11 +141,11 @@ def make_plan(config: RunConfig, *, memory_bytes: int | None = None, rate: float
         step = model.step(at_once * known.num_sequences, known.max_length)
         activations, gradients, peak = step.activations, step.gradients, max(evaluation, step.peak)
         operations = round(step.operations * batch_size / at_once) * config.training.accumulation
-        largest = largest_that_fits(
-            lambda examples: max(evaluation, model.step(examples * known.num_sequences, known.max_length).peak),
-            room,
-            start=at_once,
-        )
+        largest = 0
+        if evaluation <= room:
+            largest = largest_that_fits(
+                lambda examples: model.step(examples * known.num_sequences, known.max_length).peak, room, start=at_once
+            )
         if rate is None and is_here(device):
             positions = at_once * known.num_sequences * known.max_length
             rate = _measured_rate(model, min(positions, tokens_at_once(config)), dtype, device)
@@ -239,6 +240,8 @@ def _examples_at_once(config: RunConfig, known: KnownTask) -> int:
 
 def _measured_rate(model: TracedModel, positions: int, dtype: torch.dtype, device: torch.device) -> float:
     shapes = model.matrix_shapes()[:_FEW_SHAPES]
+    if device.type == "cpu":
+        positions = min(positions, max(1, _LONG_PRODUCT // (2 * max(rows * width for rows, width in shapes))))
     return matrix_rate(shapes, [positions], dtype, str(device), trials=5, seconds=_FEW_SECONDS)
 
 

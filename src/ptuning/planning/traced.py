@@ -79,14 +79,17 @@ class TracedModel:
         self.skips_trunk = False
         self._model: PromptedModel | None = None
         self._moments: list[Tensor] = []
+        self._steps: dict[tuple[int, int], TracedStep] = {}  # by rows and tokens
+        self._evaluations: dict[tuple[int, int], int] = {}
 
-    def assemble(self, config: RunConfig, kind: TaskKind, max_length: int) -> None:
+    def assemble(self, config: RunConfig, kind: TaskKind, max_length: int, *, num_sequences: int = 1) -> None:
         """Makes what the method trains, and the head.
 
         Args:
             config: of the run, its pooling known; whatever prompts or head would start from, here they start anew.
             kind: of the task.
             max_length: tokens a sequence.
+            num_sequences: of an example.
 
         Raises:
             ConfigError: settings that contradict each other or the backbone.
@@ -120,19 +123,33 @@ class TracedModel:
             self.optimizer = sum(moment.nbytes for moment in self._moments)
         self.counts = count_trained(model)
         before = self.weights + self.trained + self.optimizer
-        self.evaluation(1, max_length)  # weights are laid out when they are first used
+        self.evaluation(num_sequences, max_length)  # weights are laid out when they are first used
         if parameters and METHODS[config.method].makes_steps:
-            self.step(1, max_length)
+            self.step(num_sequences, max_length)
         gc.collect(1)
         self.laid_out = recorder.live - before
+        if self.laid_out:  # those were the first, not what all others are
+            self._steps.clear()
+            self._evaluations.clear()
 
     def step(self, rows: int, seq_len: int) -> TracedStep:
-        """Runs a forward and backward.
+        """Runs a forward and backward, once for each size.
 
         Args:
             rows: sequences.
             seq_len: tokens of each.
         """
+        if (rows, seq_len) not in self._steps:
+            self._steps[rows, seq_len] = self._run_step(rows, seq_len)
+        return self._steps[rows, seq_len]
+
+    def evaluation(self, rows: int, seq_len: int) -> int:
+        """Returns the most bytes that are held while some rows are asked without gradients, weights and all."""
+        if (rows, seq_len) not in self._evaluations:
+            self._evaluations[rows, seq_len] = self._run_evaluation(rows, seq_len)
+        return self._evaluations[rows, seq_len]
+
+    def _run_step(self, rows: int, seq_len: int) -> TracedStep:
         model = self._assembled()
         parameters = list(trained_parameters(model).values())
         with self._shapes.running() as recorder:
@@ -153,8 +170,7 @@ class TracedModel:
             model.zero_grad(set_to_none=True)
         return TracedStep(activations, gradients, peak, operations)
 
-    def evaluation(self, rows: int, seq_len: int) -> int:
-        """Returns the most bytes that are held while some rows are asked without gradients, weights and all."""
+    def _run_evaluation(self, rows: int, seq_len: int) -> int:
         model = self._assembled()
         with self._shapes.running() as recorder, torch.no_grad():
             model.eval()
