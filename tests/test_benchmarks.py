@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ptuning import load_backbone
 from ptuning.config import load_config, with_method_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
+LARGE_FAMILIES = {"deberta-v2", "eurobert", "glm2021", "t5", "umt5", "xlm-roberta-xl"}
 
 
 def _last_line(script: str, *arguments: str, cwd: Path, **environment: str) -> dict[str, Any]:
@@ -277,3 +279,61 @@ def test_large_backbones_are_measured_in_each_storage(name: str, tmp_path: Path)
     assert first["trained"] == 3 * 2 * 4 * (16 if name == "eurobert-2.1b" else 32) + 2 * 33
     assert len({case["num_parameters"] for case in line["results"]}) == 1
     assert line["results"][-1]["weights_bytes"] < 2 * first["num_parameters"]
+    for case in line["results"]:  # the plan is of this very backbone and training
+        assert case["planned_weights_bytes"] == pytest.approx(case["weights_bytes"], rel=0.02)
+        assert case["planned_largest_batch"] > 1000 and case["planned_seconds"] > 0
+        measured = case["peak_bytes"] - case["before_bytes"]
+        assert case["peak_ratio"] == pytest.approx(case["planned_peak_bytes"] / measured, abs=0.001)
+
+
+def _large_part(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(f"large_parts.{name}")
+
+
+def test_every_family_of_large_backbones_is_built_trained_and_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, measuring = _large_part("sizes", monkeypatch), _large_part("measuring", monkeypatch)
+    building, predicting = _large_part("building", monkeypatch), _large_part("predicting", monkeypatch)
+    setup, device = measuring.Setup(4, 2, 8, recomputes=False, steps=1), torch.device("cpu")
+    one_each = {model_type: name for name, (model_type, _) in sizes.SIZES.items()}
+    assert one_each.keys() == LARGE_FAMILIES
+    for name in one_each.values():
+        directory = tmp_path / name
+        sizes.write_config(name, directory, tiny=True)
+        backbone = building.random_backbone(name, directory, "bf16", device)
+        assert all(tensor.isfinite().all() for tensor in backbone.model.state_dict().values()), name
+        names = [name for name, _ in backbone.model.named_parameters(remove_duplicate=False)]
+        assert ("encoder.embed_tokens.weight" in names) == ("t5" in name)  # which is the shared one, counted once
+        measured = measuring.measure_steps(backbone, setup, device)
+        plan = predicting.plan_setup(directory, "bf16", setup, "cpu", rate=1e9)
+        assert plan.num_parameters == backbone.description.num_parameters, name
+        assert plan.trained_parameters == measured["trained"], name
+        # a plan has the pooler of a family that has one
+        assert plan.weights_bytes == pytest.approx(building.stored_bytes(backbone.model), rel=0.03), name
+
+
+@pytest.mark.slow
+def test_plans_of_large_backbones_are_printed_as_tables(tmp_path: Path) -> None:
+    sizes = ["--batch-size", "2", "--seq-len", "8", "--prompt-length", "4", "--device", "cuda", "--memory", "1.06"]
+    line = _last_line("large_backbones.py", "--plan", "--tiny", "--backbone", "umt5-xl", *sizes, cwd=tmp_path)
+    (plan,) = line["plans"].values()
+    assert plan["nf4"]["weights_bytes"] < plan["int8"]["weights_bytes"] < plan["bf16"]["weights_bytes"]
+    assert plan["fine-tuning"]["peak_bytes"] > 16 * plan["num_parameters"]
+    assert plan["bf16"]["largest_batch_size"] > 100
+
+
+def test_tables_of_plans_are_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = _large_part("tables", monkeypatch)
+
+    def case(weights: int, peak: int, largest: int) -> dict[str, int]:
+        return {"weights_bytes": weights * 10**9, "peak_bytes": peak * 10**9, "largest_batch_size": largest}
+
+    plans = {"x-10b": {"num_parameters": 9_876_000_000, "bf16": case(20, 25, 40), "fine-tuning": case(0, 160, 0)}}
+    assert tables.memory_table(plans, ["bf16"]).splitlines() == [
+        "| backbone | parameters | weights bf16 | training bf16 | fine-tuning |",
+        "| --- | --- | --- | --- | --- |",
+        "| x-10b | 9.88B | 20.0 | 25.0 | 160.0 |",
+    ]
+    assert tables.batch_table(plans, ["bf16"]).splitlines()[2] == "| x-10b | 40 | none |"

@@ -1,7 +1,13 @@
-"""The large backbones by name: a transformers config of each, with the numbers of its published config.json."""
+"""The large backbones by name: a transformers config of each, with the numbers of its published config.json.
+
+Source of the numbers of T5: the paper (Raffel et al. 2020, section 3.7) and the config.json of t5-3b and t5-11b, which
+PaddleNLP repeats (`paddlenlp/transformers/t5/configuration.py`). Of umT5: google-research/t5x,
+`examples/scalable_t5/umt5/pretrain_xl.gin` and `pretrain_xxl.gin`, which take mT5's sizes and a vocabulary of 256,384.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
@@ -17,6 +23,9 @@ _GLM = {
     "attention_dropout_prob": 0.0,
     "output_dropout_prob": 0.0,
 }
+
+_T5 = {"d_model": 1024, "d_kv": 128, "num_layers": 24, "vocab_size": 32_128, "dropout_rate": 0.0}
+_UMT5 = {"d_kv": 64, "num_layers": 24, "vocab_size": 256_384, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "deberta-v2-xxlarge": (
@@ -57,6 +66,10 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_dropout": 0.0,
         },
     ),
+    "t5-3b": ("t5", {**_T5, "d_ff": 16_384, "num_heads": 32}),
+    "t5-11b": ("t5", {**_T5, "d_ff": 65_536, "num_heads": 128}),
+    "umt5-xl": ("umt5", {**_UMT5, "d_model": 2048, "d_ff": 5120, "num_heads": 32}),
+    "umt5-xxl": ("umt5", {**_UMT5, "d_model": 4096, "d_ff": 10_240, "num_heads": 64}),
     "xlm-roberta-xl": (
         "xlm-roberta-xl",
         {
@@ -78,7 +91,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Name -> model type and its numbers."""
+"""Name -> model type and its numbers. Of T5 and umT5 the encoder alone is made."""
 
 TINY = {
     "vocab_size": 100,
@@ -89,12 +102,16 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 64,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_heads": 4,
 }
 """What replaces them where it is only to be seen that all runs."""
 
 
-def config_of(name: str, *, tiny: bool) -> Any:
-    """Returns the config of a large backbone, or of a tiny one of its family."""
+def write_config(name: str, directory: Path, *, tiny: bool) -> None:
+    """Writes the `config.json` of a large backbone, or of a tiny one of its family, to a directory."""
     model_type, numbers = SIZES[name]
     own = {key: value for key, value in TINY.items() if key in numbers} if tiny else {}
-    return AutoConfig.for_model(model_type, **{**numbers, **own})
+    AutoConfig.for_model(model_type, **{**numbers, **own}).save_pretrained(directory)
