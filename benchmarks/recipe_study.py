@@ -54,6 +54,19 @@ _STARTS: dict[str, dict[str, Any]] = {
 _BASE = {"prompts.init": "statistics", "training.learning_rate": 2e-2}
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
+    "other methods": {
+        **{f"lora, rate {rate:g}": {"method": "lora", "training.learning_rate": rate} for rate in (1e-3, 3e-3)},
+        **{
+            f"lora in every linear layer, rate {rate:g}": {
+                "method": "lora",
+                "lora.modules": ["query", "key", "value", "dense"],
+                "training.learning_rate": rate,
+            }
+            for rate in (1e-3, 3e-3)
+        },
+        **{f"bitfit, rate {rate:g}": {"method": "bitfit", "training.learning_rate": rate} for rate in (3e-3, 1e-2)},
+        "linear-probe": {"method": "linear-probe"},
+    },
     "fine-tuning": {
         f"fine-tuning {rate:g}": {
             "method": "fine-tuning",
@@ -95,7 +108,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
         "head 0": {**_BASE, "head.dropout": 0.0},
     },
-    "batch": {f"batch {size}": {**_BASE, "training.batch_size": size} for size in (8, 16, 32)},
+    "batch": {f"batch {size}": {**_BASE, "training.batch_size": size} for size in (4, 8, 16, 32)},
     "weight averaging": {
         "off": _BASE,
         **{
