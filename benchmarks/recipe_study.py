@@ -65,7 +65,6 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             for rate in (1e-3, 3e-3)
         },
         **{f"bitfit, rate {rate:g}": {"method": "bitfit", "training.learning_rate": rate} for rate in (3e-3, 1e-2)},
-        "linear-probe": {"method": "linear-probe"},
     },
     "fine-tuning": {
         f"fine-tuning {rate:g}": {
@@ -93,7 +92,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         for keys in (5e-3, 2e-2)
         for values in (2e-3, 5e-3, 2e-2, 8e-2)
     },
-    "length": {f"length {length}": {**_BASE, "prompts.prompt_length": length} for length in (8, 20, 50, 100)},
+    "length": {f"length {length}": {**_BASE, "prompts.prompt_length": length} for length in (4, 8, 20, 50, 100)},
     "reparameterization": {
         f"mlp, rate {rate:g}": {"prompts.reparameterization": "mlp", "training.learning_rate": rate}
         for rate in (1e-3, 2e-3, 5e-3, 1e-2)
@@ -106,8 +105,13 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "precision": {name: {"training.precision": name} for name in ("bf16", "fp32")},
     "dropout": {
         "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
+        "prompts 0.3": {**_BASE, "prompts.dropout": 0.3},
         "head 0": {**_BASE, "head.dropout": 0.0},
+        "head 0.4": {**_BASE, "head.dropout": 0.4},
+        "backbone as its checkpoint": {**_BASE, "training.backbone_dropout": "checkpoint"},
     },
+    "weight decay": {f"weight decay {decay:g}": {**_BASE, "training.weight_decay": decay} for decay in (0.1, 1.0)},
+    "layers": {layers: {**_BASE, "prompts.layers": layers} for layers in ("last:2", "last:4", "first:4")},
     "batch": {f"batch {size}": {**_BASE, "training.batch_size": size} for size in (4, 8, 16, 32)},
     "weight averaging": {
         "off": _BASE,
