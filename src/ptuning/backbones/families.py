@@ -46,6 +46,7 @@ class Family:
         caps_scores: attention scores go through a tanh, which sdpa cannot compute.
         window_is_a_distance: `sliding_window` is how far a token sees to each side, itself not counted.
         padding_index: behind which positions start, where that is not the config's pad token (MPNet fixes it).
+        is_glm: GLM of 2021/22, whose weights and tokenizers are read here and which fills blanks in pieces (`glm`).
     """
 
     model_type: str
@@ -59,6 +60,7 @@ class Family:
     caps_scores: bool = False
     window_is_a_distance: bool = False
     padding_index: int | None = None
+    is_glm: bool = False
 
     @property
     def part(self) -> str:
@@ -115,7 +117,7 @@ FAMILIES: dict[str, Family] = {
         Family("gemma2", _DECODER_PATH, "rotary", is_decoder=True, caps_scores=True),
         Family("gemma3_text", _DECODER_PATH, "rotary", is_decoder=True),
         Family("glm", _DECODER_PATH, "rotary", is_decoder=True),
-        Family(glm.MODEL_TYPE, "transformer.layers.*.attention", "with_blocks"),
+        Family(glm.MODEL_TYPE, "transformer.layers.*.attention", "with_blocks", is_glm=True),
         Family("glm4", _DECODER_PATH, "rotary", is_decoder=True),
         Family("llama", _DECODER_PATH, "rotary", is_decoder=True),
         Family("megatron-bert", _BERT_PATH, "absolute", native_forward=megatron_bert.prompted_forward),

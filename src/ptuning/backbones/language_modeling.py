@@ -79,7 +79,7 @@ def load_language_modeling_head(backbone: Backbone) -> LanguageModelingHead:
     Raises:
         BackboneError: the family has no such head, or the checkpoint has none of it or only a part.
     """
-    if backbone.family.model_type == glm.MODEL_TYPE:
+    if backbone.family.is_glm:
         # nothing but the word embeddings, so there is nothing to load
         trunk: Any = find_trunk(backbone.model)[0]
         return LanguageModelingHead(glm.TiedLogits(trunk.get_input_embeddings()).eval())

@@ -123,7 +123,7 @@ class Backbone:
         Raises:
             BackboneError: there is none beside the weights, or it is not a GLM's where they are.
         """
-        is_glm = self.family.model_type == glm.MODEL_TYPE
+        is_glm = self.family.is_glm
         # whose config.json transformers would take for that of another model
         known = {"config": self.model.config} if is_glm else {}
         try:
@@ -253,7 +253,7 @@ def load_backbone(
         storage = {"dtype": "auto"}
         config.dtype = None
     try:
-        if family.model_type == glm.MODEL_TYPE:
+        if family.is_glm:
             find = partial(_cached_file, source, revision=revision)
             where = {"dtype": dtype, "device": place} if quantization == "none" else {"dtype": None}
             model: Any = glm.load_model(config, find, source=source, attention=asked.attention, **where)

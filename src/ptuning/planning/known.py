@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptuning.backbones import glm
 from ptuning.backbones.loading import Backbone
 from ptuning.config import RunConfig
 from ptuning.data.hub import HubSource
@@ -63,7 +62,7 @@ def know_task(config: RunConfig, backbone: Backbone) -> KnownTask:
         DataError: data that are at hand are not what the task needs.
     """
     task = get_task(config.task)
-    config = with_task_defaults(config, task, has_pieces=backbone.family.model_type == glm.MODEL_TYPE)
+    config = with_task_defaults(config, task, has_pieces=backbone.family.is_glm)
     is_here = _is_at_hand(config, task)
     if is_here and backbone.has_tokenizer_here:
         return _from_examples(config, prepare_task(config, backbone))
