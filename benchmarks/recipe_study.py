@@ -6,8 +6,9 @@
 
 Candidates are compared on development rows that are held out of the training file (`data.selection: development`); the
 validation files are not read. Every result is a line of OUTPUT, with its settings, seed, rows and epochs, the score of
-the best epoch and of each; what is there already is not run again, so a stopped program goes on and groups add up.
-Scores are in percent of the set's own metric. The table has, for each group, rows and epochs, the mean over seeds.
+the best epoch and of each, and the training losses; what is there already is not run again, so a stopped program goes
+on and groups add up. Scores are in percent of the set's own metric. The table has, for each group, rows and epochs, the
+mean over seeds.
 
 A candidate is `NAME: settings`, laid over those of all (`COMMON`); fine-tuning's own small search is the group
 `fine-tuning`, so that it is tried as honestly.
@@ -204,11 +205,12 @@ def _run(data: Path, task: str, own: dict[str, Any], seed: int, arguments: argpa
         result = ptuning.train(ptuning.load_config(None, settings))
         lines = (Path(directory) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         resolved = ptuning.load_config(Path(directory) / "run" / "config.yaml")
-    each = [json.loads(line)["validation"][result.metric] for line in lines]
+    epochs = [json.loads(line) for line in lines]
     return {
         "metric": result.metric,
         "score": result.metrics[result.metric],
-        "each": [round(score, 4) for score in each],
+        "each": [round(epoch["validation"][result.metric], 4) for epoch in epochs],
+        "train_loss": [round(epoch["train_loss"], 4) for epoch in epochs],
         "best_epoch": result.best_epoch,
         "seconds": round(time.perf_counter() - started, 1),
         "trained": result.counts["trained"],
