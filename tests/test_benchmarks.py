@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -249,6 +251,31 @@ def test_candidates_of_the_recipe_study_are_settings_that_fit_their_method(monke
         assert len({json.dumps(own, sort_keys=True) for own in candidates.values()}) == len(candidates)
         for own in candidates.values():
             with_method_defaults(load_config(None, {**study.COMMON, "task": "glue/sst2", **own}))
+
+
+@pytest.mark.slow
+def test_a_small_masked_language_model_is_trained_and_asked_for_label_words(tmp_path: Path) -> None:
+    (tmp_path / "sst2").mkdir()
+    words = ("red", "green", "blue", "black", "white"), ("car", "house", "tree", "door", "book"), range(1, 13)
+    rows = [{"sentence": f"the {color} {thing} is number {n} ."} for color, thing, n in itertools.product(*words)]
+    text = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "sst2" / "train.jsonl").write_text(text + "\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "train_masked_lm.py"), "--output", "lm", "--steps", "30"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=tmp_path,
+        env={**os.environ, "PTUNING_DATA": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    start, now = (float(share) for share in re.findall(r"([0-9.]+)%", done.stdout.splitlines()[-2])[:2])
+    assert now > start + 10
+    assert "rte is left out" in done.stderr
+    backbone = load_backbone(tmp_path / "lm")
+    ids = backbone.tokenizer("the red car is number [MASK] .", return_tensors="pt")
+    scores = backbone.language_modeling_head(backbone.model(**ids)[0])
+    assert scores.shape == (1, ids["input_ids"].shape[1], backbone.description.vocab_size)
 
 
 @pytest.mark.slow
