@@ -18,6 +18,8 @@ import pytest
 import torch
 
 from ptuning import load_backbone
+from ptuning.compare.cells import main_cells
+from ptuning.compare.settings import load_compare_config
 from ptuning.config import load_config, with_method_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,6 +253,16 @@ def test_candidates_of_the_recipe_study_are_settings_that_fit_their_method(monke
         assert len({json.dumps(own, sort_keys=True) for own in candidates.values()}) == len(candidates)
         for own in candidates.values():
             with_method_defaults(load_config(None, {**study.COMMON, "task": "glue/sst2", **own}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.name)
+def test_a_study_is_a_comparison_with_cells_and_says_how_it_is_run(path: Path) -> None:
+    config = load_compare_config(path)
+    assert main_cells(config, {(m, t, b): {} for m in config.search for t in config.tasks for b in config.backbones})
+    assert config.output == f"benchmarks/results/{path.stem}"
+    text = path.read_text(encoding="utf-8")
+    assert f"ptuning compare benchmarks/{path.name} " in text
+    assert all(f"--data {task}=$PTUNING_DATA/{task}" in text for task in config.tasks)
 
 
 @pytest.mark.slow
