@@ -19,7 +19,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,11 @@ def share_found(model: Any, collator: Any, rows: Sequence[list[int]]) -> float:
 def _train(model: Any, collator: Any, rows: list[list[int]], arguments: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, arguments.steps // 20, arguments.steps)
-    generator = random.Random(arguments.seed)
+    batches = _batches(rows, arguments.batch_size, random.Random(arguments.seed))
     model.train()
     losses: list[float] = []
     for step in range(1, arguments.steps + 1):
-        batch = collator([{"input_ids": row} for row in generator.sample(rows, arguments.batch_size)])
+        batch = collator([{"input_ids": row} for row in next(batches)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, _ = masked_loss(model, batch)
         loss.backward()
@@ -137,6 +137,14 @@ def _train(model: Any, collator: Any, rows: list[list[int]], arguments: argparse
         if step % 100 == 0 or step == arguments.steps:
             print(f"step {step}, loss {sum(losses) / len(losses):.3f}", flush=True)
             losses = []
+
+
+def _batches(rows: list[list[int]], batch_size: int, generator: random.Random) -> Iterator[list[list[int]]]:
+    """Batches of rows of like length, in an order that is drawn anew for every pass over the rows; without end."""
+    in_order = sorted(rows, key=len)
+    batches = [in_order[place : place + batch_size] for place in range(0, len(in_order), batch_size)]
+    while True:
+        yield from generator.sample(batches, len(batches))
 
 
 def _arguments() -> argparse.Namespace:
