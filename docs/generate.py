@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -175,9 +176,9 @@ def _default_of(field: FieldInfo) -> str:
 _ABOUT_DECODERS = """
 `attention_direction` says which way the tokens of a decoder see: `causal`, as it was trained (the default), or
 `bidirectional`. It belongs to a saved prompt, which is refused on a backbone that looks the other way. A checkpoint
-that was trained to look both ways (EmbeddingGemma) does so by itself, and cannot be made causal. One of an encoder's
-family whose `config.json` makes it a decoder (`is_decoder`) is causal, and cannot be switched; a prompt of its own says
-so, and is refused where that file says otherwise. Prompts of two directions are not loaded together.
+that was trained to look both ways (EmbeddingGemma) does so by itself, and cannot be made causal. An encoder that
+`is_decoder` in its `config.json` makes causal cannot be switched; a prompt of its own says so, and is refused where
+that file says otherwise. Prompts of two directions are not loaded together.
 
 - Virtual tokens are visible to every token, from every window, whichever way it looks. Prompts are as wide as the
   key/value heads; their keys are what attention sees, behind norms of keys (Qwen 3, Gemma 3) and rotation.
@@ -197,6 +198,14 @@ so, and is refused where that file says otherwise. Prompts of two directions are
 """
 
 
+def _about_is_decoder(names: Sequence[str]) -> list[str]:
+    sentence = (
+        f"- Encoders that `is_decoder` makes causal: {', '.join(f'`{name}`' for name in names)}. The other encoders "
+        "look both ways whatever that field says."
+    )
+    return textwrap.wrap(sentence, 115, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def backbones() -> list[str]:
     """The families that can be given prompts."""
     from ptuning.backbones.families import FAMILIES, POSITION_NOTES
@@ -208,7 +217,8 @@ def backbones() -> list[str]:
         "",
         *_header("model type", "attention", "positions", "`positions: shifted`", "gradient checkpointing"),
     ]
-    for family in sorted(FAMILIES.values(), key=lambda family: family.model_type):
+    families = sorted(FAMILIES.values(), key=lambda family: family.model_type)
+    for family in families:
         lines.append(
             _row(
                 f"`{family.model_type}`{family.part}",
@@ -242,6 +252,7 @@ def backbones() -> list[str]:
         "## Decoders",
         "",
         *_ABOUT_DECODERS.strip().splitlines(),
+        *_about_is_decoder([family.model_type for family in families if family.heeds_is_decoder]),
         "",
         "The weights of every family can be stored in 8 or 4 bits: [large_backbones.md](large_backbones.md).",
     ]

@@ -27,6 +27,7 @@ from ptuning.prompts import GivenPrompts, PromptBank
 TinyModel = Callable[..., Any]
 RaggedBatch = Callable[..., dict[str, Tensor]]
 CAUSAL = sorted(name for name, family in FAMILIES.items() if family.is_decoder)
+ENCODERS = sorted(set(FAMILIES) - set(CAUSAL))
 BOTH_WAYS = [
     "gemma2-bidirectional",
     "gemma3_text-bidirectional",
@@ -238,6 +239,35 @@ def test_encoders_look_both_ways_and_cannot_be_made_causal(tmp_path: Path, tiny_
 def test_a_bert_decoder_is_causal(tiny_model: TinyModel) -> None:
     assert direction_of(FAMILIES["bert"], tiny_model("bert").config) == "bidirectional"
     assert direction_of(FAMILIES["bert"], tiny_model("bert", is_decoder=True).config) == "causal"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_decoder", [True, False])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoders_direction_is_said_as_its_tokens_see(
+    name: str, is_decoder: bool, tiny_model: TinyModel, ragged_batch: RaggedBatch
+) -> None:
+    """Whatever `is_decoder` in a config says: some families heed it, others know no such field."""
+    model = tiny_model(name, dtype=torch.float64, is_decoder=is_decoder)
+    trunk, family = find_trunk(model)
+    said = describe_trunk(trunk, family).attention_direction
+    assert direction_of(family, model.config) == said, "as it is read from the file, before there is a model"
+    ids = ragged_batch(trunk.config, (6, 6))["input_ids"]
+    other = ids.clone()
+    other[:, 5] = (other[:, 5] - 4) % 50 + 5
+
+    def first_tokens_change(mask: Tensor | None) -> float:
+        change = model(input_ids=other, attention_mask=mask)[0] - model(input_ids=ids, attention_mask=mask)[0]
+        return float(change[:, 0].abs().amax(-1).min())
+
+    for has_prompts in (False, True):
+        if has_prompts:
+            ptuning.attach(model, _prompts(model))
+        for mask in (None, torch.ones_like(ids)):
+            change = first_tokens_change(mask)
+            assert change < 1e-12 if said == "causal" else change > 1e-4
+    if not is_decoder:
+        assert said == "bidirectional"
 
 
 def test_a_bert_decoder_cannot_be_switched(tmp_path: Path, tiny_model: TinyModel) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 import ptuning
 from ptuning import load_backbone
 from ptuning.backbones.families import FAMILIES
-from ptuning.errors import BackboneError
+from ptuning.errors import BackboneError, ConfigError
 
 TinyModel = Callable[..., Any]
 
@@ -103,6 +103,21 @@ def test_prompts_attach_to_what_was_loaded(tmp_path: Path, tiny_model: TinyModel
     ptuning.attach(backbone.model, torch.zeros(3, 2, 4, 2, 8)).save(tmp_path / "prompt")
     saved = ptuning.read_prompt(tmp_path / "prompt")
     saved.backbone.require(backbone.identity)
+
+
+def test_is_decoder_means_nothing_where_the_family_has_no_such_setting(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """An ALBERT with it in its file looks both ways, so its first token may be pooled, and no prompt says otherwise."""
+    directory = _save(tiny_model("albert"), tmp_path)
+    plain = load_backbone(directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+    backbone = load_backbone(directory)
+    assert backbone.model.config.is_decoder and not backbone.is_causal
+    assert backbone.pooling == "cls"
+    assert backbone.identity.architecture == plain.identity.architecture
+    assert not load_backbone(directory, attention_direction="bidirectional").is_causal
+    with pytest.raises(ConfigError, match="is causal, but this albert was trained with attention both ways"):
+        load_backbone(directory, attention_direction="causal")
 
 
 def test_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

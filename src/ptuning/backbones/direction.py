@@ -28,7 +28,7 @@ def direction_of(family: Family, config: Any) -> Direction:
         config: of its trunk; None stands for one without anything unusual.
     """
     if not family.is_decoder:
-        return "causal" if getattr(config, "is_decoder", False) else "bidirectional"
+        return "causal" if family.heeds_is_decoder and getattr(config, "is_decoder", False) else "bidirectional"
     return "bidirectional" if is_switched(config) or _was_trained_both_ways(config) else "causal"
 
 

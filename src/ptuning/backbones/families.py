@@ -43,6 +43,8 @@ class Family:
         can_compile: torch.compile can follow its layers.
         is_encoder_of_seq2seq: the trunk is the encoder of an encoder-decoder model.
         is_decoder: a language model from left to right, whose attention can be switched (`direction.py`).
+        heeds_is_decoder: an encoder that `is_decoder` in its config makes causal; other encoders look both ways
+            whatever that field says.
         caps_scores: attention scores go through a tanh, which sdpa cannot compute.
         window_is_a_distance: `sliding_window` is how far a token sees to each side, itself not counted.
         padding_index: behind which positions start, where that is not the config's pad token (MPNet fixes it).
@@ -57,6 +59,7 @@ class Family:
     can_compile: bool = True
     is_encoder_of_seq2seq: bool = False
     is_decoder: bool = False
+    heeds_is_decoder: bool = False
     caps_scores: bool = False
     window_is_a_distance: bool = False
     padding_index: int | None = None
@@ -89,6 +92,7 @@ class Family:
 
 _BERT_PATH = "encoder.layer.*.attention.self"
 _DECODER_PATH = "layers.*.self_attn"
+_T5_PATH = "block.*.layer.0.SelfAttention"
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -99,8 +103,8 @@ FAMILIES: dict[str, Family] = {
             "absolute",
             gradient_checkpointing=False,
         ),
-        Family("bert", _BERT_PATH, "absolute"),
-        Family("camembert", _BERT_PATH, "from_padding"),
+        Family("bert", _BERT_PATH, "absolute", heeds_is_decoder=True),
+        Family("camembert", _BERT_PATH, "from_padding", heeds_is_decoder=True),
         Family(
             "deberta",
             _BERT_PATH,
@@ -110,8 +114,8 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("deberta-v2", _BERT_PATH, "biased_input", native_forward=deberta_v2.prompted_forward),
         Family("distilbert", "transformer.layer.*.attention", "absolute"),
-        Family("electra", _BERT_PATH, "absolute"),
-        Family("ernie", _BERT_PATH, "absolute"),
+        Family("electra", _BERT_PATH, "absolute", heeds_is_decoder=True),
+        Family("ernie", _BERT_PATH, "absolute", heeds_is_decoder=True),
         Family("eurobert", "layers.*.self_attn", "rotary"),
         Family("gemma", _DECODER_PATH, "rotary", is_decoder=True),
         Family("gemma2", _DECODER_PATH, "rotary", is_decoder=True, caps_scores=True),
@@ -120,7 +124,13 @@ FAMILIES: dict[str, Family] = {
         Family(glm.MODEL_TYPE, "transformer.layers.*.attention", "with_blocks", is_glm=True),
         Family("glm4", _DECODER_PATH, "rotary", is_decoder=True),
         Family("llama", _DECODER_PATH, "rotary", is_decoder=True),
-        Family("megatron-bert", _BERT_PATH, "absolute", native_forward=megatron_bert.prompted_forward),
+        Family(
+            "megatron-bert",
+            _BERT_PATH,
+            "absolute",
+            native_forward=megatron_bert.prompted_forward,
+            heeds_is_decoder=True,
+        ),
         Family("mistral", _DECODER_PATH, "rotary", is_decoder=True),
         Family("modernbert", "layers.*.attn", "rotary"),
         Family(
@@ -131,12 +141,12 @@ FAMILIES: dict[str, Family] = {
             gradient_checkpointing=False,
             padding_index=1,
         ),
-        Family("mt5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
+        Family("mt5", _T5_PATH, "relative", is_encoder_of_seq2seq=True, heeds_is_decoder=True),
         Family("nomic_bert", "layers.*.self_attn", "rotary"),
         Family("qwen2", _DECODER_PATH, "rotary", is_decoder=True),
         Family("qwen3", _DECODER_PATH, "rotary", is_decoder=True),
-        Family("roberta", _BERT_PATH, "from_padding"),
-        Family("t5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
+        Family("roberta", _BERT_PATH, "from_padding", heeds_is_decoder=True),
+        Family("t5", _T5_PATH, "relative", is_encoder_of_seq2seq=True, heeds_is_decoder=True),
         Family(
             "t5gemma",
             "layers.*.self_attn",
@@ -145,9 +155,9 @@ FAMILIES: dict[str, Family] = {
             caps_scores=True,
             window_is_a_distance=True,
         ),
-        Family("umt5", "block.*.layer.0.SelfAttention", "relative", is_encoder_of_seq2seq=True),
-        Family("xlm-roberta", _BERT_PATH, "from_padding"),
-        Family("xlm-roberta-xl", _BERT_PATH, "from_padding"),
+        Family("umt5", _T5_PATH, "relative", is_encoder_of_seq2seq=True, heeds_is_decoder=True),
+        Family("xlm-roberta", _BERT_PATH, "from_padding", heeds_is_decoder=True),
+        Family("xlm-roberta-xl", _BERT_PATH, "from_padding", heeds_is_decoder=True),
     )
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ptuning.backbones.direction import direction_of
 from ptuning.backbones.families import Family, attention_modules
 from ptuning.backbones.forward import PromptedForward
 
@@ -25,8 +26,7 @@ def can_end_at_first_token(trunk: nn.Module, family: Family) -> bool:
     It is for BERT's layout and attention through the interface; not for a decoder, whose first token sees nothing but
     itself, nor where someone has put a forward of their own on the modules that would be replaced.
     """
-    config: Any = trunk.config
-    if not family.can_end_at_first_token or getattr(config, "is_decoder", False):
+    if not family.can_end_at_first_token or direction_of(family, trunk.config) == "causal":
         return False
     return not any("forward" in module.__dict__ for module in _replaced(trunk, family))
 
