@@ -6,6 +6,7 @@ docs/generate.py, and is not typed.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -34,20 +35,53 @@ def filled_page() -> str:
     return text
 
 
-def _methods() -> list[str]:
-    """Scores and costs of the methods, and how much of the study has run."""
+def _study(name: str) -> list[str]:
+    """Tables and figures of one comparison, and how much of it has run."""
+    from ptuning.reports.comparison import tables
     from ptuning.reports.outcomes import read_results
-    from ptuning.reports.tables import cost_tables, score_tables, search_table
 
-    results = RESULTS / "evidence" / "results.json"
+    results = RESULTS / name / "results.json"
     if not results.is_file():
         return ["No cell has run yet."]
     comparison = read_results(results)
-    search = search_table(comparison)
-    tables = [*score_tables(comparison), *cost_tables(comparison), *([search] if search else [])]
-    done, missing = len(comparison.outcomes), comparison.missing
-    lines = [f"{done} of {done + missing} cells have run.", ""]
-    return [*lines, *_without_last("\n".join(table.to_markdown() for table in tables).replace("\n## ", "\n### "))]
+    done = sum(outcome.part != "try" for outcome in comparison.outcomes)
+    count = f"{done} of {done + comparison.missing} cells have run." if comparison.missing else f"All {done} cells."
+    text = "\n".join(table.to_markdown() for table in tables(comparison)).replace("\n## ", "\n### ")
+    figures = [
+        f"![{figure.stem.replace('_', ' ')}]({os.path.relpath(figure, PAGE.parent)})"
+        for figure in sorted((RESULTS / name).glob("*.svg"))
+    ]
+    return [count, "", *_without_last(text), *(line for figure in figures for line in ("", figure))]
+
+
+def _gap() -> list[str]:
+    """P-Tuning v2 beside fine-tuning, set by set, and on average over the sets that count."""
+    from ptuning.reports.outcomes import read_results
+    from ptuning.reports.summaries import summaries
+    from ptuning.reports.tables import shown
+
+    results = RESULTS / "evidence" / "results.json"
+    found = summaries(read_results(results).part("main")) if results.is_file() else []
+    at = {(one.method, one.task): one.mean for one in found if one.results}
+    tasks = [task for method, task in at if method == "p-tuning-v2" and {(m, task) for m in _COMPARED} <= at.keys()]
+    if not tasks:
+        return ["No set has the three methods yet."]
+    lines = ["| set | fine-tuning | P-Tuning v2 | difference | linear probe | counts |", "| --- |" + " --- |" * 5]
+    gaps = []
+    for task in tasks:
+        prompts, tuned, probe = (at[method, task] for method in _COMPARED)
+        counts = tuned - probe >= _COUNTS_FROM
+        gaps += [prompts - tuned] if counts else []
+        scores = f"{shown(tuned)} | {shown(prompts)} | {100 * (prompts - tuned):+.1f} | {shown(probe)}"
+        lines.append(f"| {task} | {scores} | {'yes' if counts else 'no'} |")
+    if gaps:
+        lines.append(f"| mean of those that count | | | {100 * sum(gaps) / len(gaps):+.1f} | | {len(gaps)} sets |")
+    return lines
+
+
+_COMPARED = ("p-tuning-v2", "fine-tuning", "linear-probe")
+_COUNTS_FROM = 0.05
+"""A set tells methods apart where fine-tuning is so far above the linear probe."""
 
 
 def _recipe() -> list[str]:
@@ -63,5 +97,11 @@ def _without_last(text: str) -> Sequence[str]:
     return [line.replace("## ", "### ", 1) if line.startswith("## ") else line for line in text.split("\n")]
 
 
-PARTS: dict[str, Callable[[], Sequence[str]]] = {"methods": _methods, "settings": _recipe}
+PARTS: dict[str, Callable[[], Sequence[str]]] = {
+    "settings": _recipe,
+    "methods": lambda: _study("evidence"),
+    "gap": _gap,
+    "depth and length": lambda: _study("depth_and_length"),
+    "verbalizer": lambda: _study("verbalizer"),
+}
 """Name of a part -> what makes its lines."""
