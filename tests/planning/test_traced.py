@@ -151,6 +151,16 @@ def test_a_step_holds_what_it_holds_with_numbers(
     assert traced.trained == sum(sizes)
 
 
+def test_weights_laid_out_in_the_first_step_are_no_part_of_it() -> None:
+    config = _config(Path("minilm"))
+    traced = _traced(config)
+    if not traced.laid_out:
+        pytest.skip("weights are not laid out once more for products on this processor")
+    one, two = traced.step(1, SEQ_LEN), traced.step(2, SEQ_LEN)  # the first of which was made in assembling
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.05)
+    assert traced.evaluation(1, SEQ_LEN) < traced.evaluation(2, SEQ_LEN)
+
+
 def test_layers_below_the_prompts_keep_nothing(config_alone: Callable[..., Path]) -> None:
     directory = config_alone("bert")
     of_all = _traced(_config(directory)).step(ROWS, SEQ_LEN)

@@ -64,8 +64,22 @@ class AnswerHead(nn.Module):
         has_next = F.pad(in_piece[:, 1:], (0, 1), value=False)
         following = torch.where(has_next, input_ids.roll(-1, 1), self.end_token_id)  # (B, N), what is asked for
         rows = in_piece.nonzero()[:, 0]  # (T,), all tokens of pieces
-        logits: Tensor = self._language_modeling_head[0](hidden_states[in_piece])  # (T, vocab_size)
+        return self.score(hidden_states[in_piece], following[in_piece], rows, in_piece.sum(1))
+
+    def score(self, states: Tensor, following: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+        """Scores answers from the states at their places.
+
+        Args:
+            states: (num_places, hidden_size).
+            following: (num_places,), the token that is asked for at each.
+            rows: (num_places,), the sequence that each is in.
+            counts: (batch_size,), places of each sequence.
+
+        Returns:
+            (batch_size,), in float32 at least.
+        """
+        logits: Tensor = self._language_modeling_head[0](states)  # (T, vocab_size)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        each = -F.cross_entropy(logits, following[in_piece], reduction="none")  # (T,)
-        scores = each.new_zeros(len(input_ids)).index_add(0, rows, each)  # (B,)
-        return scores / in_piece.sum(1).to(scores.dtype) ** self.length_penalty if self.length_penalty else scores
+        each = -F.cross_entropy(logits, following, reduction="none")  # (T,)
+        scores = each.new_zeros(len(counts)).index_add(0, rows, each)  # (B,)
+        return scores / counts.to(scores.dtype) ** self.length_penalty if self.length_penalty else scores

@@ -14,7 +14,7 @@ from ptuning.planning.fitting import largest_that_fits
 from ptuning.planning.known import KnownTask, know_task
 from ptuning.planning.machine import is_here, libraries_of, memory_of, planned_device
 from ptuning.planning.rate import matrix_rate
-from ptuning.planning.traced import TracedModel
+from ptuning.planning.traced import ANSWER_LENGTH, TracedModel
 from ptuning.training.micro_batches import tokens_at_once
 from ptuning.training.run import with_absolute_paths
 
@@ -264,6 +264,10 @@ def _taken_for_granted(config: RunConfig, known: KnownTask, model: TracedModel) 
         said.append("the data are not at hand, so steps of an epoch are not known")
     if model.skips_trunk:
         said.append("layers below the prompts are run once, which is not in the time (training.trunk_reuse)")
+    if model.fills_answers:
+        said.append(f"answers have {ANSWER_LENGTH} tokens")
+    if config.training.quantization != "none":
+        said.append("weights are restored in every product, which is not in the time")
     if config.training.attention == "flex_attention" and config.training.packing != "off":
         said.append("batches are padded, not packed")
     if config.training.compile:

@@ -14,7 +14,7 @@ from ptuning.backbones.families import find_trunk
 from ptuning.backbones.loading import Backbone
 from ptuning.backbones.outline import outline_backbone
 from ptuning.config import METHODS, RunConfig
-from ptuning.heads import VerbalizerHead
+from ptuning.heads import AnswerHead, VerbalizerHead
 from ptuning.model import PromptedModel, count_trained, trained_parameters
 from ptuning.planning.recording import ShapesAlone
 from ptuning.tasks import TaskKind
@@ -22,6 +22,8 @@ from ptuning.training.assembly import assemble_model
 from ptuning.training.trunk_reuse import obstacle_to_reuse
 
 _MOMENTS = 2  # of AdamW, as large as what is trained
+ANSWER_LENGTH = 8
+"""Tokens of an answer, its end among them, where answers have several and their texts are not looked at."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class TracedModel:
         optimizer: bytes of the optimizer's moments.
         counts: how many numbers are trained, of `prompts` (or what is trained instead) and of `head`.
         skips_trunk: whether layers below the prompts are run once for all epochs.
+        fills_answers: whether answers of several tokens are scored, each taken to have `ANSWER_LENGTH`.
 
     Raises:
         BackboneError: the backbone was not found, or is of an unsupported family.
@@ -76,7 +79,7 @@ class TracedModel:
             )
         self.weights = self.laid_out = self.trained = self.optimizer = 0
         self.counts: dict[str, int] = {}
-        self.skips_trunk = False
+        self.skips_trunk = self.fills_answers = False
         self._model: PromptedModel | None = None
         self._moments: list[Tensor] = []
         self._steps: dict[tuple[int, int], TracedStep] = {}  # by rows and tokens
@@ -110,6 +113,9 @@ class TracedModel:
             for head in model.heads:
                 if isinstance(head, VerbalizerHead):
                     head.forward = MethodType(_score_first_tokens, head)  # type: ignore[method-assign]
+                elif isinstance(head, AnswerHead):
+                    head.forward = MethodType(_score_answers, head)  # type: ignore[method-assign]
+                    self.fills_answers = True
             if obstacle_to_reuse(model, config, is_asked=config.training.trunk_reuse == "on") is None:
                 self.skips_trunk = config.training.trunk_reuse != "off"
             if self.skips_trunk:
@@ -212,3 +218,11 @@ class TracedModel:
 def _score_first_tokens(head: VerbalizerHead, hidden_states: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
     """A verbalizer's forward where nobody can look for masks: they might as well be at the beginning."""
     return head.score(hidden_states[:, : head.num_masks].flatten(0, 1), len(ids))
+
+
+def _score_answers(head: AnswerHead, hidden_states: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+    """An answer head's forward where nobody can look for pieces: they are all as long, and at the beginning."""
+    length = min(ANSWER_LENGTH, ids.shape[1])
+    rows = torch.arange(len(ids), device=ids.device).repeat_interleave(length)
+    counts = ids.new_full((len(ids),), length)
+    return head.score(hidden_states[:, :length].flatten(0, 1), ids[:, :length].flatten(), rows, counts)
