@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 import ptuning
 from ptuning import load_backbone
@@ -120,8 +120,14 @@ def test_is_decoder_means_nothing_where_the_family_has_no_such_setting(tmp_path:
         load_backbone(directory, attention_direction="causal")
 
 
-def test_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is not asked; its library has read HF_HUB_OFFLINE when it was imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("offline")
+def test_wrong_names(tmp_path: Path) -> None:
     words = "was not found or has no readable config.json: .*. Give a Hugging Face name, a local directory in hub"
     for wrong in ("not a name!", "no-such-owner/no-such-name"):
         with pytest.raises(BackboneError, match=words):
@@ -131,12 +137,12 @@ def test_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_backbone(tmp_path)
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("wrong", ["./nowhere", "../nowhere", "a/b/c", "a/nowhere", "~/nowhere", r"a\b", "{}/nowhere"])
 def test_a_directory_that_does_not_exist_is_called_that(
     wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not a wrong name of the hub; `a/nowhere` might be one, but there is a directory `a`."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path)
     wrong = wrong.format(tmp_path)
@@ -145,13 +151,54 @@ def test_a_directory_that_does_not_exist_is_called_that(
     said = str(raised.value)
     assert said.startswith(f"the backbone {wrong!r} was not found: there is no such directory")
     assert "Expected a directory in hub layout" in said and "Correct the path" in said and "epo id" not in said
-    assert (f"directory in {tmp_path}. " in said) == (wrong[0] not in "~/")
+    assert (f"directory in {tmp_path}" in said) == (wrong[0] not in "~/")
+    assert ("as a name of the hub" in said) == (wrong == "a/nowhere")
 
 
-def test_a_file_is_no_backbone(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(BackboneError, match=r"model.safetensors' is a file. Expected a directory in hub layout, with"):
-        load_backbone(tmp_path / "model.safetensors")
+@pytest.mark.usefixtures("offline")
+def test_a_directory_with_an_owners_name_does_not_hide_why_the_hub_gave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "facebook").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        BackboneError,
+        match="there is no such directory in .*, and as a name of the hub it gave: We couldn't connect to .*. Expected",
+    ):
+        load_backbone("facebook/xlm-roberta-xl")
+
+
+@pytest.mark.usefixtures("offline")
+def test_what_a_repository_of_the_hub_lacks_is_not_called_a_missing_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found there, or in the cache, whatever directories are here."""
+    (tmp_path / "owner").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def read(source: str, **options: Any) -> Any:
+        raise ValueError("the model type `new` is not recognized")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", read)
+    monkeypatch.setattr("ptuning.backbones.glm.read_config", lambda source, revision: None)
+    with pytest.raises(
+        BackboneError, match="has no readable config.json: the model type `new` is not recognized. Give"
+    ):
+        load_backbone("owner/name")
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("wrong", ["{}/model.safetensors", "tiny/config.json", "pytorch_model.bin", "./config.json"])
+def test_a_file_is_no_backbone(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its path could be a name of the hub, and where it is a config.json, which the library would take."""
+    (tmp_path / "tiny").mkdir()
+    for name in ("model.safetensors", "pytorch_model.bin", "config.json", "tiny/config.json"):
+        (tmp_path / name).write_text('{"model_type": "bert"}' if name.endswith("json") else "")
+    monkeypatch.chdir(tmp_path)
+    wrong = wrong.format(tmp_path)
+    with pytest.raises(BackboneError) as raised:
+        load_backbone(wrong)
+    assert str(raised.value).startswith(f"the backbone {wrong!r} is a file. Expected a directory in hub layout, with")
 
 
 def test_unsupported_types_are_refused_by_name(tmp_path: Path) -> None:

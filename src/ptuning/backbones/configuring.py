@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +97,7 @@ def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
 
 
 def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
-    if _can_only_be_a_path(source) and not Path(source).is_dir():
+    if os.path.isfile(source) or (_can_only_be_a_path(source) and not Path(source).is_dir()):
         raise _no_directory(name)
     if refusal := glm.missing_config(source):
         raise refusal
@@ -106,8 +107,9 @@ def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
     except PtuningError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        if Path(source).parent.name and Path(source).parent.is_dir() and not Path(source).exists():
-            raise _no_directory(name) from error  # it might have been a name of the hub, `owner/name`, but is none
+        may_be_a_path = Path(source).parent.name and Path(source).parent.is_dir() and not Path(source).exists()
+        if may_be_a_path and isinstance(error, OSError):
+            raise _no_directory(name, on_the_hub=first_line(error)) from error
         raise BackboneError(
             f"the backbone {name!r} was not found or has no readable config.json: {first_line(error)}. "
             "Give a Hugging Face name, a local directory in hub layout, or `minilm`."
@@ -119,13 +121,16 @@ def _can_only_be_a_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
-def _no_directory(name: str) -> BackboneError:
+def _no_directory(name: str, *, on_the_hub: str | None = None) -> BackboneError:
+    """What to say of a path that is no directory; `on_the_hub`: why it gave nothing as a name of the hub either."""
     path = Path(name)
     if path.is_file():
         found = "is a file"
     else:
         here = "" if path.is_absolute() or name.startswith("~") else f" in {Path.cwd()}"
         found = f"was not found: there is no such directory{here}"
+    if on_the_hub is not None:
+        found += f", and as a name of the hub it gave: {on_the_hub}"
     tilde = ", ~ written out" if name.startswith("~") else ""
     return BackboneError(
         f"the backbone {name!r} {found}. Expected a directory in hub layout, with config.json, weights and tokenizer, "
