@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers.utils import is_flash_attn_2_available
 
 import ptuning
 from ptuning import load_backbone
 from ptuning.backbones.families import FAMILIES
+from ptuning.backbones.outline import outline_backbone
 from ptuning.errors import BackboneError, ConfigError
+from ptuning.planning.recording import ShapesAlone
 
 TinyModel = Callable[..., Any]
 
@@ -96,6 +99,46 @@ def test_families_with_attention_of_their_own_have_sdpa_and_eager(tmp_path: Path
     assert not load_backbone(directory, attention="sdpa").eager
     with pytest.raises(BackboneError, match="a deberta, which has sdpa and eager attention, got 'flash_attention_2'"):
         load_backbone(directory, attention="flash_attention_2")
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("bert", r"sdpa, or install what flash_attention_2 needs \(the package flash-attn, and a GPU\)\.$"),
+        ("glm2021", r"sdpa, or install what flash_attention_2 needs \(the package flash-attn, and a GPU\)\.$"),
+        ("gemma2", r"eager\.$"),
+    ],
+)
+def test_a_missing_flash_attention_is_called_that(
+    name: str, advice: str, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    """And not weights that do not load. Gemma 2's windows and caps are not for flash anyway."""
+    tiny_model(name).save_pretrained(tmp_path)
+    words = (
+        f"a {name}, cannot be had with attention 'flash_attention_2': .*FlashAttention2.* be installed. Expected one .*"
+        f"Set training.attention, or attention= in Python, to {advice}"
+    )
+    with pytest.raises(BackboneError, match=words):
+        load_backbone(tmp_path, attention="flash_attention_2")
+    with pytest.raises(BackboneError, match=words), ShapesAlone(torch.device("cpu")).running():
+        outline_backbone(tmp_path, attention="flash_attention_2")
+
+
+def test_damaged_weights_are_called_that_whatever_the_attention(tmp_path: Path, tiny_model: TinyModel) -> None:
+    tiny_model("bert").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"garbage" * 100)
+    with pytest.raises(BackboneError, match="the weights of .* do not load: .*. Check that the directory"):
+        load_backbone(tmp_path, attention="flex_attention")
+
+
+def test_attention_that_a_family_has_not_is_refused_without_advice_to_install(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    tiny_model("t5").save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="'flash_attention_2': T5EncoderModel does not support Flash") as raised:
+        load_backbone(tmp_path, attention="flash_attention_2")
+    assert str(raised.value).endswith("to sdpa.") and "request" not in str(raised.value)
 
 
 def test_prompts_attach_to_what_was_loaded(tmp_path: Path, tiny_model: TinyModel) -> None:

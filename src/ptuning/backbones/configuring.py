@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from ptuning.backbones import embedded, glm
@@ -94,6 +96,38 @@ def _attention_for(family: Family, config: Any, asked: Attention) -> Attention:
             "cannot, expected eager or flex_attention. Set training.attention to auto, or to one of these."
         )
     return asked
+
+
+def refused_attention(asked: Configured) -> BackboneError | None:
+    """Returns what to say where no model can be made because of the attention that was asked for, else None.
+
+    To be asked when a model could not be made: one of shapes alone shows whether it was that, before any weights.
+    """
+    if asked.attention in ("sdpa", "eager"):
+        return None  # every family has what `_attention_for` lets through of these
+    error = _why_not(asked, asked.attention)
+    if error is None or _why_not(asked, "eager") is not None:
+        return None
+    other = "eager" if has_capped_scores(asked.family, asked.config) else "sdpa"
+    install = ""
+    if isinstance(error, ImportError) and asked.attention.partition("_")[0] in asked.family.attention:
+        package = " (the package flash-attn, and a GPU)" if asked.attention == "flash_attention_2" else ""
+        install = f", or install what {asked.attention} needs{package}"
+    reason = first_line(error).partition(". Please")[0]
+    return BackboneError(
+        f"the backbone {asked.name}, a {asked.family.model_type}, cannot be had with attention {asked.attention!r}: "
+        f"{reason}. Expected one that the family and what is installed here can do. Set training.attention, or "
+        f"attention= in Python, to {other}{install}."
+    )
+
+
+def _why_not(asked: Configured, attention: str) -> Exception | None:
+    try:
+        with torch.device("meta"):
+            asked.loader.from_config(copy.deepcopy(asked.config), attn_implementation=attention)
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
+        return error
+    return None
 
 
 def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ptuning.backbones import glm
-from ptuning.backbones.configuring import Attention, configure, first_line
+from ptuning.backbones.configuring import Attention, configure, first_line, refused_attention
 from ptuning.backbones.description import BackboneDescription, describe_trunk
 from ptuning.backbones.direction import Direction, switch_modules
 from ptuning.backbones.families import Family, attention_modules, find_trunk
@@ -270,6 +270,8 @@ def load_backbone(
     except PtuningError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if refusal := refused_attention(asked):
+            raise refusal from error
         raise BackboneError(
             f"the weights of {name} do not load: {first_line(error)}. Check that the directory or repository holds "
             "model.safetensors for its config.json."

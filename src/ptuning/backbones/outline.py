@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from ptuning.backbones.configuring import Attention, configure
+from ptuning.backbones.configuring import Attention, configure, refused_attention
 from ptuning.backbones.direction import Direction, switch_modules
 from ptuning.backbones.families import attention_modules, find_trunk
 from ptuning.backbones.loading import Backbone
@@ -44,7 +44,8 @@ def outline_backbone(
         quantization: what the weights of its layers' linear layers would be rounded to.
 
     Raises:
-        BackboneError: not found, of an unsupported family, or its config is not one of a whole model.
+        BackboneError: not found, of an unsupported family, its config is not one of a whole model, or it does not have
+            the attention.
         MissingDependencyError: `minilm` without its package.
     """
     _know_packed_weights()
@@ -56,6 +57,8 @@ def outline_backbone(
             model = asked.loader.from_config(config, dtype=dtype, attn_implementation=asked.attention)
         model.tie_weights()  # part of the initialization that was left out; T5 has its embeddings twice without
     except (ValueError, ImportError, TypeError) as error:
+        if refusal := refused_attention(asked):
+            raise refusal from error
         raise BackboneError(
             f"the config.json of {name} makes no {family.model_type}: {error}. Check that it is the checkpoint's own."
         ) from error
