@@ -8,14 +8,16 @@
 The backbone has the sizes of a published one and random weights, which make no difference to time or memory, so nothing
 is downloaded. It is put straight into each storage: bf16; or int8 or nf4 for the weights of its layers, the rest in
 bf16. What is timed: forward, cross entropy of a linear head on the first token, backward to prompts and head, one AdamW
-step, at full length without padding. Each storage runs in a process of its own.
+step, at full length without padding. Each storage runs in a process of its own. What does not fit is a row that says
+so, and so is what fails; all else is measured all the same. The exit status is 1 where something failed for another
+reason than memory, after all that was measured is printed.
 
 Units: seconds are the median of `--steps` steps after one; CPU seconds those of the process's threads, which other
 programs on the machine hardly change. Memory on CUDA is the peak of what tensors take, all of it;
 on a CPU the peak of the process's resident memory, of which libraries take `before_bytes` when nothing is loaded yet.
 There glibc keeps much of what is freed, unless it is told not to:
 `MALLOC_MMAP_THRESHOLD_=65536 MALLOC_TRIM_THRESHOLD_=0` in front of the command.
-`largest batch`, on CUDA alone, is found by trying, to an eighth of itself.
+`largest batch`, on CUDA alone, is found by trying, to an eighth of itself; 0 where not even one row fits.
 
 Beside what is measured stands what `ptuning info --plan` says of the same training: its peak, largest batch and
 seconds a step, with the rate of products that it measures here. `peak ratio` is planned over measured; of what was
@@ -36,19 +38,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from large_parts.asking import complete, count, size
 from large_parts.building import STORAGES, random_backbone, stored_bytes
 from large_parts.measuring import Setup, largest_batch, measure_steps, resident_bytes
+from large_parts.outcomes import MEASURED, TOO_LARGE, Case, attempt, cases_of_process, is_failure
 from large_parts.predicting import plan_setup
 from large_parts.sizes import SIZES, write_config
 from large_parts.tables import batch_table, memory_table, plan_all
 from speed_parts.machine import describe_machine
+
+from ptuning.backbones.loading import Backbone
 
 FINE_TUNING_BYTES = {"fp32": 16, "bf16": 8}
 """A parameter: weight, gradient and AdamW's two states."""
@@ -72,10 +78,10 @@ TITLES = (
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
     if arguments.case is not None:
-        print(json.dumps(_measure(arguments, arguments.case, arguments.directory)))
+        _measure(arguments, arguments.case, arguments.directory)
         return
     if arguments.plan:
         _print_plans(arguments)
@@ -83,17 +89,23 @@ def main() -> None:
     (backbone,) = arguments.backbone or ["glm-10b"]
     with tempfile.TemporaryDirectory() as directory:
         write_config(backbone, Path(directory), tiny=arguments.tiny)
-        results = [case for storage in arguments.storage for case in _in_a_process(storage, directory)]
+        results = [case for storage in arguments.storage for case in _in_a_process(arguments, storage, directory)]
         for case in results:  # after all of them, since on a GPU the rate of products takes memory
             case.update(_planned(arguments, case, Path(directory)))
-    parameters = results[0]["num_parameters"]
-    needs = {precision: size * parameters for precision, size in FINE_TUNING_BYTES.items()}
-    print(f"{backbone}, {parameters / 1e9:.2f}B parameters, {arguments.seq_len} tokens, {arguments.device}")
-    print(f"{'storage':<9}" + "".join(f"{title:>12}" for title in TITLES))
+    parameters = next((case["num_parameters"] for case in results if "num_parameters" in case), None)
+    needs = {} if parameters is None else {name: each * parameters for name, each in FINE_TUNING_BYTES.items()}
+    of_it = "" if parameters is None else f"{parameters / 1e9:.2f}B parameters, "
+    print(f"{backbone}, {of_it}{arguments.seq_len} tokens, {arguments.device}")
+    print(f"{'storage':<9}" + "".join(f"{title:>13}" for title in TITLES))
     for case in results:
-        print(f"{case['storage']:<9}" + "".join(f"{value:>12}" for value in _shown(case)))
-    calculated = ", ".join(f"{size / 1e9:.1f} GB in {precision}" for precision, size in needs.items())
-    print(f"full fine-tuning without activations, calculated: {calculated}")
+        print(f"{case['storage']:<9}" + "".join(f"{value:>13}" for value in _shown(case)))
+    for case in results:
+        for error in ("error", "largest_batch_error", "plan_error"):
+            if error in case:
+                asked = f"{case['storage']}, {case['prompt_length']} prompts, batch {case['batch_size']}"
+                print(f"{asked}: {error.replace('_', ' ')}: {case[error]}")
+    calculated = ", ".join(f"{need / 1e9:.1f} GB in {precision}" for precision, need in needs.items())
+    print(f"full fine-tuning without activations, calculated: {calculated or '-'}")
     found = {
         "benchmark": "large_backbones",
         "backbone": "tiny" if arguments.tiny else backbone,
@@ -103,6 +115,8 @@ def main() -> None:
         "results": results,
     }
     _print_object(found, arguments.output)
+    if any(is_failure(case) for case in results):
+        sys.exit(1)
 
 
 def _print_plans(arguments: argparse.Namespace) -> None:
@@ -117,48 +131,55 @@ def _print_plans(arguments: argparse.Namespace) -> None:
 
 
 def _print_object(found: dict[str, Any], output: Path | None) -> None:
+    print(json.dumps(found), flush=True)  # first: whatever becomes of the file, it is seen
     if output is not None:
         output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(found))
 
 
-def _shown(case: dict[str, Any]) -> tuple[Any, ...]:
-    """A row of the table, in the order of `TITLES`."""
-    has_peak = case["peak_bytes"] is not None
+def _shown(case: Case) -> tuple[str, ...]:
+    """A row of the table, in the order of `TITLES`; the outcome in place of the peak where there is none."""
+
+    def number(key: str, *, unit: float = 1.0) -> str:
+        return "-" if case.get(key) is None else f"{case[key] / unit:.2f}"
+
+    def whole(key: str) -> str:
+        return "-" if case.get(key) is None else str(case[key])
+
     return (
-        case["prompt_length"],
-        case["batch_size"],
-        f"{case['weights_bytes'] / 1e9:.2f}",
-        f"{case['peak_bytes'] / 1e9:.2f}" if has_peak else "-",
-        f"{case['planned_peak_bytes'] / 1e9:.2f}",
-        f"{case['peak_ratio']:.2f}" if has_peak else "-",
-        f"{case['seconds']:.2f}",
-        f"{case['cpu_seconds']:.2f}",
-        f"{case['planned_seconds']:.2f}",
-        case["largest_batch"] or "-",
-        case["planned_largest_batch"],
+        whole("prompt_length"),
+        whole("batch_size"),
+        number("weights_bytes", unit=1e9),
+        number("peak_bytes", unit=1e9) if case["outcome"] == MEASURED else case["outcome"],
+        number("planned_peak_bytes", unit=1e9),
+        number("peak_ratio"),
+        number("seconds"),
+        number("cpu_seconds"),
+        number("planned_seconds"),
+        whole("largest_batch"),
+        whole("planned_largest_batch"),
     )
 
 
-def _planned(arguments: argparse.Namespace, case: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """What the planner says of a case.
-
-    Raises:
-        SystemExit: it is of another training, by what is trained.
-    """
+def _planned(arguments: argparse.Namespace, case: Case, directory: Path) -> Case:
+    """What the planner says of a case, or `plan_error`: what is wrong with its plan must not cost what was measured."""
     setup = _setup(arguments, case["prompt_length"], case["batch_size"])
-    plan = plan_setup(directory, case["storage"], setup, arguments.device)
-    for what, planned, found in (
-        ("parameters", plan.num_parameters, case["num_parameters"]),
-        ("trained parameters", plan.trained_parameters, case["trained"]),
+    try:
+        plan = plan_setup(directory, case["storage"], setup, arguments.device)
+    except Exception as error:
+        traceback.print_exc()
+        return {"plan_error": f"{type(error).__name__}: {error}"}
+    for what, planned, key in (
+        ("parameters", plan.num_parameters, "num_parameters"),
+        ("trained parameters", plan.trained_parameters, "trained"),
     ):
+        found = case.get(key, planned)
         if planned != found:
-            raise SystemExit(
-                f"the plan is of {planned:,} {what}, and {found:,} were measured: it is of another training."
-            )
-    measured = case["peak_bytes"]
+            wrong = f"it is of {planned:,} {what}, and {found:,} were measured: of another training"
+            return {"plan_error": wrong}
+    measured = case.get("peak_bytes")
     of_it = None if measured is None else measured - (case["before_bytes"] or 0)
     return {
+        "num_parameters": plan.num_parameters,
         "planned_weights_bytes": plan.weights_bytes,
         "planned_peak_bytes": plan.peak_bytes,
         "peak_ratio": None if of_it is None else round(plan.peak_bytes / of_it, 3),
@@ -173,62 +194,78 @@ def _setup(arguments: argparse.Namespace, prompt_length: int, batch_size: int) -
     return Setup(prompt_length, batch_size, arguments.seq_len, arguments.gradient_checkpointing, arguments.steps)
 
 
-def _in_a_process(storage: str, directory: str) -> list[dict[str, Any]]:
+def _in_a_process(arguments: argparse.Namespace, storage: str, directory: str) -> list[Case]:
     own = ["--case", storage, "--directory", directory]
-    done = subprocess.run(
-        [sys.executable, __file__, *sys.argv[1:], *own], stdout=subprocess.PIPE, text=True, check=True
-    )
-    cases: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return cases
+    asked = [(length, rows) for length in arguments.prompt_length for rows in arguments.batch_size]
+    return list(cases_of_process([sys.executable, __file__, *sys.argv[1:], *own], storage, asked))
 
 
-def _measure(arguments: argparse.Namespace, storage: str, directory: Path) -> list[dict[str, Any]]:
+def _measure(arguments: argparse.Namespace, storage: str, directory: Path) -> None:
+    """Writes each case of a storage as a line, as soon as it is known."""
     device = torch.device(arguments.device)
-    before = resident_bytes()
-    backbone = random_backbone(directory.name, directory, storage, device)
+    made: list[Backbone] = []
+    built = attempt(lambda: _build(made, directory, storage, device))
+    outcome = built.pop("outcome")
     common = {
         "storage": storage,
+        **built,
+        "seq_len": arguments.seq_len,
+        "gradient_checkpointing": arguments.gradient_checkpointing,
+    }
+    for prompt_length in arguments.prompt_length:
+        for batch_size in arguments.batch_size:
+            case = {**common, "prompt_length": prompt_length, "batch_size": batch_size, "largest_batch": None}
+            if outcome == TOO_LARGE:
+                case["outcome"] = TOO_LARGE
+            else:
+                case |= _measure_case(made[0], _setup(arguments, prompt_length, batch_size), device)
+            print(json.dumps(case), flush=True)
+            print(json.dumps(case), file=sys.stderr)
+
+
+def _build(made: list[Backbone], directory: Path, storage: str, device: torch.device) -> Case:
+    before = resident_bytes()
+    backbone = random_backbone(directory.name, directory, storage, device)
+    made.append(backbone)
+    return {
         "num_parameters": backbone.description.num_parameters,
         "weights_bytes": stored_bytes(backbone.model),
         "before_bytes": before if device.type == "cpu" else None,
         "build_peak_bytes": resident_bytes("VmHWM") if device.type == "cpu" else torch.cuda.max_memory_allocated(),
-        "seq_len": arguments.seq_len,
-        "gradient_checkpointing": arguments.gradient_checkpointing,
     }
-    cases = []
-    for prompt_length in arguments.prompt_length:
-        for batch_size in arguments.batch_size:
-            setup = _setup(arguments, prompt_length, batch_size)
-            measured = measure_steps(backbone, setup, device)
-            most = largest_batch(backbone, setup, device) if device.type == "cuda" else None
-            sizes = {"prompt_length": prompt_length, "batch_size": batch_size, "largest_batch": most}
-            cases.append({**common, **sizes, **measured})
-            print(json.dumps(cases[-1]), file=sys.stderr)
-    return cases
 
 
-def _arguments() -> argparse.Namespace:
+def _measure_case(backbone: Backbone, setup: Setup, device: torch.device) -> Case:
+    case = attempt(lambda: measure_steps(backbone, setup, device))
+    if device.type == "cuda":
+        try:
+            case["largest_batch"] = largest_batch(backbone, setup, device)
+        except Exception as error:  # or what was measured before it would be lost
+            traceback.print_exc()
+            case["largest_batch_error"] = f"{type(error).__name__}: {error}"
+    return case
+
+
+def read_arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Returns what is asked for, checked; `given` in place of the process's arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backbone", choices=sorted(SIZES), nargs="+", help="one; with --plan several, or all")
     parser.add_argument("--storage", choices=list(STORAGES), nargs="+", default=["bf16", "int8", "nf4"])
-    parser.add_argument("--prompt-length", type=int, nargs="+", default=[16, 128])
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--prompt-length", type=count, nargs="+", help="16 and 128; with --plan one, 16")
+    parser.add_argument("--batch-size", type=count, nargs="+", default=[1], help="with --plan one")
+    parser.add_argument("--seq-len", type=count, default=256)
+    parser.add_argument("--steps", type=count, default=3)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     parser.add_argument("--plan", action="store_true", help="measure nothing: tables of plans")
-    parser.add_argument("--memory", type=float, default=80, help="with --plan: of the device, in 10^9 bytes")
+    parser.add_argument("--memory", type=size, help="with --plan: of the device, in 10^9 bytes; 80")
     parser.add_argument("--tiny", action="store_true", help="a tiny model of the family: only see that it runs")
     parser.add_argument("--output", type=Path, help="file for the JSON object")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if len(arguments.backbone or []) > 1 and not arguments.plan:
-        parser.error("--backbone names several, and one is measured at a time. Name one, or add --plan.")
-    if arguments.plan and len(arguments.prompt_length) + len(arguments.batch_size) > 2:
-        parser.error("--plan takes one --prompt-length and one --batch-size. Give one of each.")
+    arguments = parser.parse_args(given)
+    complete(parser, arguments)
     return arguments
 
 

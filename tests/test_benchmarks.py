@@ -18,9 +18,11 @@ import pytest
 import torch
 
 from ptuning import load_backbone
+from ptuning.backbones.recomputation import is_recomputing
 from ptuning.compare.cells import main_cells
 from ptuning.compare.settings import load_compare_config
-from ptuning.config import load_config, with_method_defaults
+from ptuning.config import RunConfig, load_config, with_method_defaults
+from ptuning.model import PromptedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE_FAMILIES = {"deberta-v2", "eurobert", "glm2021", "t5", "umt5", "xlm-roberta-xl"}
@@ -308,10 +310,14 @@ def test_a_backbone_is_loaded_without_a_second_copy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["glm-10b", "eurobert-2.1b"])
 def test_large_backbones_are_measured_in_each_storage(name: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="weights in 4 bits need bitsandbytes")
-    sizes = ["--seq-len", "8", "--prompt-length", "4", "--batch-size", "2", "--steps", "1"]
+    fits_nowhere = str(10**15)
+    sizes = ["--seq-len", "8", "--prompt-length", "4", "--batch-size", fits_nowhere, "2", "--steps", "1"]
     storages = ["bf16", "nf4"] if name == "glm-10b" else ["nf4"]
     arguments = ["--tiny", "--backbone", name, "--storage", *storages, *sizes, "--device", "cpu"]
     line = _last_line("large_backbones.py", *arguments, cwd=tmp_path)
+    assert [case["outcome"] for case in line["results"]] == ["does not fit", "measured"] * len(storages)
+    assert "can't allocate memory" in line["results"][0]["error"]
+    line["results"] = line["results"][1::2]
     assert [case["storage"] for case in line["results"]] == storages
     first = line["results"][0]
     assert line["fine_tuning_bytes"] == {"fp32": 16 * first["num_parameters"], "bf16": 8 * first["num_parameters"]}
@@ -328,6 +334,11 @@ def test_large_backbones_are_measured_in_each_storage(name: str, tmp_path: Path)
 def _large_part(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module(f"large_parts.{name}")
+
+
+def _large_script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("large_backbones")
 
 
 def test_every_family_of_large_backbones_is_built_trained_and_planned(
@@ -351,6 +362,171 @@ def test_every_family_of_large_backbones_is_built_trained_and_planned(
         assert plan.trained_parameters == measured["trained"], name
         # a plan has the pooler of a family that has one
         assert plan.weights_bytes == pytest.approx(building.stored_bytes(backbone.model), rel=0.03), name
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_plan_beside_a_measurement_is_of_the_same_training(
+    recomputes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, measuring = _large_part("sizes", monkeypatch), _large_part("measuring", monkeypatch)
+    building, predicting = _large_part("building", monkeypatch), _large_part("predicting", monkeypatch)
+    planned: list[RunConfig] = []
+    monkeypatch.setattr(predicting, "make_plan", lambda config, **_: planned.append(config))
+    steps: list[tuple[int, int, bool]] = []
+    made: list[tuple[PromptedModel, str]] = []
+
+    def make_model(*parts: Any, backbone_dropout: Any, **options: Any) -> PromptedModel:
+        model = PromptedModel(*parts, backbone_dropout=backbone_dropout, **options)
+        model.register_forward_pre_hook(
+            lambda _, given: steps.append((*given[0].shape, is_recomputing(backbone.model)))
+        )
+        made.append((model, backbone_dropout))
+        return model
+
+    monkeypatch.setattr(measuring, "PromptedModel", make_model)
+    setup, device = measuring.Setup(4, 3, 8, recomputes=recomputes, steps=1), torch.device("cpu")
+    sizes.write_config("glm-2b", tmp_path, tiny=True)
+    backbone = building.random_backbone("glm-2b", tmp_path, "bf16", device)
+    measuring.measure_steps(backbone, setup, device)
+    predicting.plan_setup(tmp_path, "bf16", setup, "cpu")
+    (config,), ((model, dropout),) = planned, made
+    (prompts,) = model.bank.prompts
+    assert config.method == "p-tuning-v2" and config.prompts.layers == "all"
+    assert config.prompts.prompt_length == prompts.prompt_length == 4
+    assert model.bank.prompted_layers() == set(range(backbone.description.num_layers))
+    training = config.training
+    assert set(steps) == {(training.batch_size, config.data.max_length, training.gradient_checkpointing)}
+    assert set(steps) == {(3, 8, recomputes)}
+    assert training.micro_batch_tokens == 3 * 8, "a batch goes through at once"
+    assert training.backbone_dropout == dropout == "off"
+    assert config.head.pooling == model.heads[0].pooling == "cls"
+
+
+def test_a_plan_beside_a_measurement_has_its_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring, predicting = _large_part("measuring", monkeypatch), _large_part("predicting", monkeypatch)
+    storages = _large_part("building", monkeypatch).STORAGES
+    planned: list[RunConfig] = []
+    monkeypatch.setattr(predicting, "make_plan", lambda config, **_: planned.append(config))
+    for storage in storages:
+        predicting.plan_setup(tmp_path, storage, measuring.Setup(4, 2, 8, recomputes=False, steps=1), "cpu")
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+    expected = [(names[dtype], quantization) for dtype, quantization in storages.values()]
+    assert [(config.training.precision, config.training.quantization) for config in planned] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--steps", "0"], "--steps: 0, expected 1 or more"),
+        (["--prompt-length", "16", "0"], "--prompt-length: 0, expected 1 or more"),
+        (["--batch-size", "-1"], "--batch-size: -1, expected 1 or more"),
+        (["--seq-len", "0"], "--seq-len: 0, expected 1 or more"),
+        (["--plan", "--memory", "0"], "--memory: 0, expected more than 0"),
+        (["--plan", "--memory", "inf"], "--memory: inf, expected more than 0"),
+        (["--memory", "80"], "Add --plan"),
+        (["--plan", "--batch-size", "1", "2"], "--plan takes one"),
+        (["--backbone", "glm-2b", "glm-10b"], "Name one"),
+        (["--device", "gpu"], "--device: training.device is 'gpu'"),
+        (["--plan", "--device", "gpu"], "--device: training.device is 'gpu'"),
+        (["--device", "cuda:99"], "--device is cuda:99"),
+        (["--device", "meta"], "memory is measured on cpu and cuda"),
+        (["--output", "nodir/x.json"], "nodir is no directory"),
+        (["--output", "."], "--output is ., which is a directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_measured_is_said_before_it_is_tried(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        _large_script(monkeypatch).read_arguments(["--device", "cpu", *given])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_left_out_on_the_command_line_fits_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = _large_script(monkeypatch).read_arguments
+    plan, measured = read(["--plan", "--device", "cuda"]), read(["--device", "cpu"])
+    assert (plan.prompt_length, plan.batch_size, plan.memory) == ([16], [1], 80)
+    assert (measured.prompt_length, measured.batch_size) == ([16, 128], [1])
+
+
+def test_only_what_does_not_fit_is_taken_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = _large_part("outcomes", monkeypatch).attempt
+
+    def fail(error: Exception) -> dict[str, Any]:
+        raise error
+
+    assert attempt(lambda: {"seconds": 1.0}) == {"outcome": "measured", "seconds": 1.0}
+    case = attempt(lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate")))
+    assert case == {"outcome": "does not fit", "error": "CUDA out of memory. Tried to"}
+    assert attempt(lambda: {"seconds": torch.empty(10**16)})["outcome"] == "does not fit"
+    with pytest.raises(RuntimeError, match="shapes"):
+        attempt(lambda: fail(RuntimeError("shapes differ")))
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "status"),
+    [
+        ("sys.exit('ValueError: no such thing')", "failed", 1),
+        (
+            "print('ValueError: no such thing', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
+            "does not fit",
+            -9,
+        ),
+    ],
+    ids=["fails", "is-killed"],
+)
+def test_a_process_that_ends_too_soon_leaves_what_it_measured(
+    end: str, outcome: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases_of_process = _large_part("outcomes", monkeypatch).cases_of_process
+    first = {"storage": "nf4", "outcome": "measured", "prompt_length": 4, "batch_size": 1}
+    script = f"import os, sys; print({json.dumps(json.dumps(first))}, flush=True); {end}"
+    found = list(cases_of_process([sys.executable, "-S", "-c", script], "nf4", [(4, 1), (4, 2)]))
+    error = f"exit status {status}: ValueError: no such thing"
+    second = {"storage": "nf4", "prompt_length": 4, "batch_size": 2}
+    assert found == [first, {**second, "outcome": outcome, "exit_status": status, "error": error}]
+
+
+def test_a_storage_that_fails_costs_no_other_storage_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = _large_script(monkeypatch)
+    outcomes = _large_part("outcomes", monkeypatch)
+    measured = {"storage": "bf16", "outcome": "measured", "prompt_length": 4, "batch_size": 2, "peak_bytes": 10**9}
+    measured |= {"before_bytes": 0, "seconds": 1.5, "cpu_seconds": 1.0, "largest_batch": None}
+
+    def run(arguments: Any, storage: str, directory: str) -> list[dict[str, Any]]:
+        does = f"print({json.dumps(json.dumps(measured))})" if storage == "bf16" else "raise SystemExit('no kernel')"
+        return list(outcomes.cases_of_process([sys.executable, "-S", "-c", does], storage, [(4, 2)]))
+
+    monkeypatch.setattr(script, "_in_a_process", run)
+    sizes = ["--prompt-length", "4", "--batch-size", "2", "--seq-len", "8", "--device", "cpu"]
+    output = tmp_path / "found.json"
+    given = ["--tiny", "--backbone", "glm-2b", "--storage", "fp32", "bf16", *sizes, "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["large_backbones.py", *given])
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    assert stopped.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed, kept = json.loads(lines[-1])["results"]
+    assert json.loads(output.read_text(encoding="utf-8"))["results"] == [failed, kept]
+    assert failed["outcome"] == "failed" and failed["error"] == "exit status 1: no kernel"
+    assert kept["seconds"] == 1.5 and kept["peak_ratio"] == round(kept["planned_peak_bytes"] / 10**9, 3)
+    assert failed["planned_peak_bytes"] > kept["planned_peak_bytes"], "the plan stands beside what failed too"
+    assert lines[2].split()[:5] == ["fp32", "4", "2", "-", "failed"] and lines[3].split()[4] == "1.00"
+    assert "fp32, 4 prompts, batch 2: error: exit status 1: no kernel" in lines
+
+
+def test_what_was_measured_is_printed_before_a_file_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = _large_script(monkeypatch)
+    with pytest.raises(FileNotFoundError):
+        script._print_object({"results": []}, tmp_path / "removed" / "x.json")
+    assert json.loads(capsys.readouterr().out) == {"results": []}
 
 
 @pytest.mark.slow

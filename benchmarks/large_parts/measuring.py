@@ -17,6 +17,7 @@ from ptuning.backbones.recomputation import start_recomputing
 from ptuning.heads import make_head
 from ptuning.model import PromptedModel, trained_parameters
 from ptuning.prompts import DeepPrompts, PromptBank
+from ptuning.training.guard import is_out_of_memory
 
 _NUM_LABELS = 2
 
@@ -49,7 +50,7 @@ def measure_steps(backbone: Backbone, setup: Setup, device: torch.device) -> dic
         gradients.
 
     Raises:
-        torch.OutOfMemoryError: on CUDA, where it does not fit.
+        RuntimeError: it does not fit, where `is_out_of_memory` says so; on CUDA a `torch.OutOfMemoryError`.
     """
     description = backbone.description
     bank = PromptBank(description.num_layers)
@@ -104,7 +105,9 @@ def largest_batch(backbone: Backbone, setup: Setup, device: torch.device, most: 
         try:
             measure_steps(backbone, Setup(setup.prompt_length, tried, setup.seq_len, setup.recomputes, 1), device)
             fits = tried
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             fails = tried
         gc.collect()
         torch.cuda.empty_cache()
