@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptuning.reports.outcomes import Comparison, Evaluation, ordered
 from ptuning.reports.style import LINES, MUTED, ONE_COLUMN, TWO_COLUMNS, new_figure, series_style
-from ptuning.reports.summaries import CAPTIONS, Summary, average, summaries
+from ptuning.reports.summaries import CAPTIONS, CURVE_CAPTIONS, Summary, average, summaries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def curves_figure(comparison: Comparison, backbone: str) -> Figure | None:
     if not drawn:
         return None
     tasks, styles = ordered([one.task for one in drawn]), _styles(comparison)
-    figure, axes = _panels(tasks, comparison)
+    figure, axes = _panels(tasks, comparison, CURVE_CAPTIONS[comparison.selection])
     for panel, task in zip(axes, tasks, strict=False):
         for one in drawn:
             if one.task == task:
@@ -165,7 +165,9 @@ def _sweep_figure(
     return figure
 
 
-def _panels(titles: Sequence[str], comparison: Comparison) -> tuple[Figure, tuple[Axes, ...]]:
+def _panels(
+    titles: Sequence[str], comparison: Comparison, caption: str | None = None
+) -> tuple[Figure, tuple[Axes, ...]]:
     columns = min(len(titles), _MOST_COLUMNS)
     rows = math.ceil(len(titles) / columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
@@ -175,15 +177,15 @@ def _panels(titles: Sequence[str], comparison: Comparison) -> tuple[Figure, tupl
         panel.grid(True)
     for panel in axes[len(titles) :]:
         panel.set_visible(False)
-    _caption(figure, comparison, width)
+    _caption(figure, caption or CAPTIONS[comparison.selection], width)
     return figure, axes
 
 
-def _caption(figure: Figure, comparison: Comparison, width: float) -> None:
+def _caption(figure: Figure, caption: str, width: float) -> None:
     """What the scores are on, in small print over the panels, in lines that fit."""
     import textwrap
 
-    text = "\n".join(textwrap.wrap(CAPTIONS[comparison.selection], round(width * 21)))
+    text = "\n".join(textwrap.wrap(caption, round(width * 21)))
     figure.suptitle(text, fontsize=6.0, color=MUTED)
 
 

@@ -13,7 +13,13 @@ CAPTIONS: dict[Selection, str] = {
     "held_out": "Scores on held-out rows; epochs and settings were chosen on other rows, cut from train",
     "paper": "The paper's way: the best epoch on the validation rows is the score, chosen by the rows it is on",
 }
-"""What a score is on, for every table and figure."""
+"""What a score is on, for every table and figure but those of learning curves."""
+
+CURVE_CAPTIONS: dict[Selection, str] = {
+    "held_out": "Scores on the rows cut from train that epochs and settings are chosen by; bands: all seeds",
+    "paper": "The paper's way: scores on the validation rows, the best of which is reported; bands: all seeds",
+}
+"""What the scores of learning curves are on."""
 
 
 @dataclass(frozen=True)
