@@ -46,12 +46,13 @@ def _study(name: str) -> list[str]:
     comparison = read_results(results)
     done = sum(outcome.part != "try" for outcome in comparison.outcomes)
     count = f"{done} of {done + comparison.missing} cells have run." if comparison.missing else f"All {done} cells."
-    text = "\n".join(table.to_markdown() for table in tables(comparison)).replace("\n## ", "\n### ")
+    text = "\n".join(table.to_markdown() for table in tables(comparison)).strip("\n")
+    text = re.sub("^## ", "### ", text, flags=re.MULTILINE)  # under the page's own titles
     figures = [
         f"![{figure.stem.replace('_', ' ')}]({os.path.relpath(figure, PAGE.parent)})"
         for figure in sorted((RESULTS / name).glob("*.svg"))
     ]
-    return [count, "", *_without_last(text), *(line for figure in figures for line in ("", figure))]
+    return [count, "", *text.split("\n"), *(line for figure in figures for line in ("", figure))]
 
 
 def _gap() -> list[str]:
@@ -75,7 +76,8 @@ def _gap() -> list[str]:
         scores = f"{shown(tuned)} | {shown(prompts)} | {100 * (prompts - tuned):+.1f} | {shown(probe)}"
         lines.append(f"| {task} | {scores} | {'yes' if counts else 'no'} |")
     if gaps:
-        lines.append(f"| mean of those that count | | | {100 * sum(gaps) / len(gaps):+.1f} | | {len(gaps)} sets |")
+        sets = "1 set" if len(gaps) == 1 else f"{len(gaps)} sets"
+        lines.append(f"| mean of those that count | | | {100 * sum(gaps) / len(gaps):+.1f} | | {sets} |")
     return lines
 
 
@@ -90,11 +92,6 @@ def _recipe() -> list[str]:
 
     lines = recipe_study.read_lines(RESULTS / "recipe_study.jsonl")
     return recipe_study.tables(lines) if lines else ["No candidate has run yet."]
-
-
-def _without_last(text: str) -> Sequence[str]:
-    text = text.strip("\n")
-    return [line.replace("## ", "### ", 1) if line.startswith("## ") else line for line in text.split("\n")]
 
 
 PARTS: dict[str, Callable[[], Sequence[str]]] = {
