@@ -224,7 +224,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def tables(lines: list[dict[str, Any]]) -> list[str]:
-    """One table a group, rows and epochs, in Markdown: candidates by sets, means over seeds.
+    """One table a group, rows and epochs, in Markdown: candidates by sets, means over seeds, and over sets if several.
 
     Args:
         lines: results, as `read_lines` gives them.
@@ -236,8 +236,9 @@ def tables(lines: list[dict[str, Any]]) -> list[str]:
         seeds = len({line["seed"] for line in own})
         about = f"{rows or 'all'} training rows, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
         text += ["", f"{group[0].upper()}{group[1:]}: {about}", ""]
-        text.append(f"| candidate | {' | '.join(sets)} | mean |")
-        text.append(f"| --- |{' --- |' * (len(sets) + 1)}")
+        columns = [*sets, "mean"] if len(sets) > 1 else sets
+        text.append(f"| candidate | {' | '.join(columns)} |")
+        text.append(f"| --- |{' --- |' * len(columns)}")
         for candidate in dict.fromkeys(line["candidate"] for line in own):
             means = []
             for name in sets:
@@ -245,8 +246,9 @@ def tables(lines: list[dict[str, Any]]) -> list[str]:
                 means.append(100 * statistics.fmean(found) if found else None)
             shown = ["-" if mean is None else f"{mean:.1f}" for mean in means]
             whole = [mean for mean in means if mean is not None]
-            mean = f"{statistics.fmean(whole):.1f}" if len(whole) == len(sets) else "-"
-            text.append(f"| {candidate} | {' | '.join(shown)} | {mean} |")
+            if len(sets) > 1:
+                shown.append(f"{statistics.fmean(whole):.1f}" if len(whole) == len(sets) else "-")
+            text.append(f"| {candidate} | {' | '.join(shown)} |")
     return text[1:]
 
 

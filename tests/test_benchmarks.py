@@ -257,6 +257,21 @@ def test_candidates_of_the_recipe_study_are_settings_that_fit_their_method(monke
             with_method_defaults(load_config(None, {**study.COMMON, "task": "glue/sst2", **own}))
 
 
+def test_tables_of_the_recipe_study_average_over_sets_only_where_there_are_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    study = importlib.import_module("recipe_study")
+    one = {"group": "gate", "rows": 100, "epochs": 2, "candidate": "a", "set": "sst2", "seed": 11, "score": 0.5}
+    gate = [one, {**one, "seed": 12, "score": 0.6}]
+    start = [{**one, "group": "start"}, {**one, "group": "start", "set": "mrpc", "score": 0.7}]
+    assert [line for line in study.tables([*gate, *start]) if line.startswith(("|", "Gate"))] == [
+        "Gate: 100 training rows, 2 epochs, 2 seeds",
+        *("| candidate | sst2 |", "| --- | --- |", "| a | 55.0 |"),
+        *("| candidate | sst2 | mrpc | mean |", "| --- | --- | --- | --- |", "| a | 50.0 | 70.0 | 60.0 |"),
+    ]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.name)
 def test_a_study_is_a_comparison_with_cells_and_says_how_it_is_run(path: Path) -> None:
     config = load_compare_config(path)
