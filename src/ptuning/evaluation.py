@@ -100,7 +100,7 @@ def evaluate(
             _check_can_be_fitted(task)
         is_own = run_config_of(task.directory) is not None and data is None
         loaded = load_split(task, data=data, split=split)
-        rows = _labelled(loaded, task)
+        rows = labelled(loaded, task.kind.label_role)
         kind: TaskKind = task.kind
         predictions = predictor.predict_rows(rows)
         if isinstance(kind, QuestionAnswering) and fit_threshold:
@@ -201,8 +201,17 @@ def check_split(split: Split, task: LoadedTask) -> None:
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(known)}. Name one of those.")
 
 
-def _labelled(loaded: LoadedSplit, task: LoadedTask) -> list[Row]:
-    if not all(task.kind.label_role in row for row in loaded.rows):
+def labelled(loaded: LoadedSplit, label_role: str) -> list[Row]:
+    """Returns the rows of a split.
+
+    Args:
+        loaded: the split.
+        label_role: what the labels of its rows are called.
+
+    Raises:
+        DataError: some have no labels.
+    """
+    if not all(label_role in row for row in loaded.rows):
         raise DataError(
             f"the {loaded.split} rows of {loaded.source} have no labels, so there is nothing to score against. Use "
             "another --split, or `ptuning predict`."

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from ptuning.compare.cells import best_tries, main_cells, tries
 from ptuning.compare.settings import CompareConfig
-from ptuning.errors import ConfigError
+from ptuning.errors import ConfigError, DataError
 
 Make = Callable[..., CompareConfig]
 GROUP = ("p-tuning-v2", "colours", "tiny")
@@ -78,4 +79,24 @@ def test_where_all_tries_failed_there_is_nothing_to_run(settings: Make, tmp_path
 def test_a_point_that_cannot_be_is_said_with_its_place(settings: Make, tmp_path: Path) -> None:
     config = settings(tmp_path, length={"lengths": [4], "reparameterizations": {"mlp": {"prompts.init": "tokens"}}})
     with pytest.raises(ConfigError, match="^length of p-tuning-v2, colours, tiny: 1 setting is wrong: prompts.init is"):
+        main_cells(config, {})
+
+
+@pytest.mark.parametrize(
+    ("split", "error", "message"),
+    [
+        ("tset", ConfigError, "^p-tuning-v2, colours, tiny: `split` is 'tset', expected one of train, validation, te"),
+        ("test", DataError, "^p-tuning-v2, colours, tiny: `split` is test, but .* has only train, validation. Add a"),
+    ],
+)
+def test_rows_to_report_on_that_are_not_there_are_said_before_anything_is_trained(
+    split: str, error: type[Exception], message: str, settings: Make, tmp_path: Path
+) -> None:
+    own = settings(tmp_path).tasks["colours"]
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train", "validation"):
+        shutil.copy(Path(own["data.path"]) / f"{name}.jsonl", data)
+    config = settings(tmp_path, tasks={"colours": {**own, "data.path": str(data), "split": split}})
+    with pytest.raises(error, match=message):
         main_cells(config, {})

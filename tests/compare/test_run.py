@@ -169,6 +169,24 @@ def test_only_tables_are_made_where_that_is_asked(settings: Make, in_this_proces
     assert (tmp_path / "table.md").read_text() == before
 
 
+def test_rows_without_labels_are_said_before_anything_is_trained(
+    settings: Make, in_this_process: list[str], tmp_path: Path
+) -> None:
+    def without_labels(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            del row["label"]
+
+    own = settings(tmp_path).tasks["colours"]
+    shutil.copytree(own["data.path"], tmp_path / "first")
+    shutil.copy(tmp_path / "first" / "validation.jsonl", tmp_path / "first" / "test.jsonl")
+    data = _changed(tmp_path / "first", tmp_path / "second", "test", without_labels)
+    tasks = {"colours": {**own, "data.path": data, "split": "test"}}
+    comparison = compare_methods(settings(tmp_path / "out", tasks=tasks))
+    (failed,) = comparison.failed
+    assert "the test rows of" in str(failed.error) and "have no labels" in str(failed.error)
+    assert not list((tmp_path / "out" / "cells").glob("*/run"))
+
+
 def test_data_that_are_not_there_are_said_before_anything_runs(settings: Make, tmp_path: Path) -> None:
     tasks = {"colours": {"task": "classification", "data.path": str(tmp_path / "nowhere")}}
     with pytest.raises(DataError, match="^p-tuning-v2, colours, tiny: .*nowhere is no directory"):

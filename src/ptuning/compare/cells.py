@@ -5,13 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ptuning.compare.identity import cell_key
 from ptuning.compare.settings import CompareConfig, DepthSweep, LengthSweep
 from ptuning.config import RunConfig
-from ptuning.errors import ConfigError, PtuningError
+from ptuning.data.file_names import find_splits
+from ptuning.data.hub import HubSource
+from ptuning.data.sources import source_directory
+from ptuning.data.splits import SPLIT_NAMES
+from ptuning.errors import ConfigError, DataError, PtuningError
 from ptuning.reports.outcomes import Part
+from ptuning.tasks.presets import get_task
 
 Group = tuple[str, str, str]
 """Labels of method, task and backbone."""
@@ -133,7 +139,33 @@ def _cell(
         settings = config.settings_of(*group, {**more, "training.seed": seed})
         split = config.split_of(task)
         key = cell_key(settings, split)
+        _check_split(settings, split)
     except PtuningError as error:
         where = f"{part} of {method}, {task}, {backbone}" if part != "main" else f"{method}, {task}, {backbone}"
         raise (ConfigError if isinstance(error, ConfigError) else type(error))(f"{where}: {error}") from error
     return Cell(part, method, task, backbone, seed, dict(place), settings, split, key)
+
+
+def _check_split(config: RunConfig, split: str) -> None:
+    """Makes sure that there are rows to report on, as far as that is known without a hub, before anything is trained.
+
+    Raises:
+        ConfigError: the task has no such split.
+        DataError: its directory has no file of it.
+    """
+    task = get_task(config.task)
+    known = (*SPLIT_NAMES, *task.more_splits)
+    if split not in known:
+        raise ConfigError(
+            f"`split` is {split!r}, expected one of {', '.join(known)}. Correct it, or leave it out for validation."
+        )
+    source = config.data.path or task.source
+    if split == "validation" or source is None or isinstance(source, HubSource):
+        return  # without a file, validation rows are cut from train
+    directory = Path(source_directory(source))
+    found = find_splits(directory, task.kind) if directory.is_dir() else {}
+    if found and split not in found:
+        raise DataError(
+            f"`split` is {split}, but {directory} has only {', '.join(found)}. Add a file for it, or leave `split` out "
+            "for validation."
+        )

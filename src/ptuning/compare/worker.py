@@ -81,6 +81,7 @@ def run_cell(directory: Path, tell: Callable[[dict[str, Any]], None] = lambda me
     asked = json.loads((directory / CELL_NAME).read_text(encoding="utf-8"))
     run = directory / RUN_NAME
     config = RunConfig.model_validate(asked["config"]).model_copy(update={"output": str(run)})
+    _check_labels(config, asked["split"])
     before = time.process_time()
     trained = _train(config, run, tell)
     cpu_seconds, peak = time.process_time() - before, peak_memory_bytes()
@@ -129,6 +130,24 @@ def drop_heavy_files(directory: Path) -> None:
 
         if METHODS[load_config(config).method].trains_backbone:
             shutil.rmtree(run / PROMPT_NAME, ignore_errors=True)
+
+
+def _check_labels(config: RunConfig, split: str) -> None:
+    """Makes sure before the training that the rows to report on can be scored after it.
+
+    Raises:
+        PtuningError: they have no labels, or cannot be read.
+    """
+    if split == "validation":  # training reads these itself, with their labels
+        return
+    from ptuning.data.splits import SPLIT_NAMES
+    from ptuning.evaluation import LoadedSplit, labelled
+    from ptuning.tasks import get_kind, get_task
+    from ptuning.tasks.loading import load_task_data
+
+    task = get_task(config.task)
+    data = load_task_data(config, task, None if split in SPLIT_NAMES else ["train", "validation", split])
+    labelled(LoadedSplit(split, data.rows(split) or [], data.source, data.notes), get_kind(task.kind).label_role)
 
 
 def _train(config: RunConfig, run: Path, tell: Callable[[dict[str, Any]], None]) -> Any:
