@@ -57,6 +57,19 @@ def test_sizes_and_scores_are_where_they_belong(study: Comparison) -> None:
     assert [label.get_text() for label in panel.get_xticklabels()] == ["22M", "330M"]
 
 
+def test_names_of_sizes_that_are_near_each_other_do_not_meet(outcome: Make, comparison: Make) -> None:
+    """BERT-large and RoBERTa-large, which the paper has both."""
+    sizes = {"small": 110_000_000, "bert": 335_000_000, "roberta": 355_000_000, "largest": 1_500_000_000}
+    made = [
+        outcome("bitfit", task, backbone=name, counts={"trained": 9, "head": 1, "backbone": count, "transformer": 5})
+        for task in ("rte", "boolq")
+        for name, count in sizes.items()
+    ]
+    for panel in figures(comparison(*made))["backbone_size"].axes:
+        assert [label.get_text() for label in panel.get_xticklabels()] == ["110M", "355M", "1.5B"]
+        assert list(panel.get_xticks(minor=True)) == [335_000_000]
+
+
 def test_methods_look_the_same_in_all_figures(study: Comparison) -> None:
     made = figures(study)
     colours = []
@@ -88,6 +101,30 @@ def test_sweeps_have_a_line_for_each_side_and_each_way(study: Comparison) -> Non
     assert _labels(made["length"]) == ["embeddings (none)", "reparameterized (mlp)"]
     ticks = [label.get_text() for label in made["length"].axes[0].get_xticklabels()]
     assert ticks == ["1", "4", "16", "64", "128"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "scores", "curves", "axis"),
+    [
+        (("test", "test"), "other rows, those of validation", "Scores on the validation rows", "validation rows (%)"),
+        (
+            ("validation", "test"),
+            "cut from train, and those of validation where test is reported",
+            "rows cut from train, and those of validation where test is reported",
+            "rows to choose by (%)",
+        ),
+    ],
+)
+def test_where_test_rows_are_reported_those_of_validation_have_chosen(
+    splits: tuple[str, str], scores: str, curves: str, axis: str, outcome: Make, comparison: Make
+) -> None:
+    tasks = dict(zip(("rte", "ner"), splits, strict=True))
+    made = comparison(*(outcome(m, task, split=own) for m in ("bitfit", "lora") for task, own in tasks.items()))
+    drawn = figures(made)
+    assert scores in " ".join(drawn["trained_parameters"].get_suptitle().split())
+    assert curves in " ".join(drawn["learning_curves"].get_suptitle().split())
+    assert drawn["learning_curves"].axes[0].get_ylabel() == axis
+    assert _titles(drawn["learning_curves"])[1] == "ner (accuracy, test)"
 
 
 @pytest.mark.parametrize(("selection", "words"), [("held_out", "held-out rows"), ("paper", "The paper's way")])

@@ -33,6 +33,22 @@ def test_scores_are_means_and_spreads_over_seeds_in_percent(outcome: Make, compa
     assert table.caption.startswith("Percent, mean ± standard deviation over seeds. Scores on held-out rows;")
 
 
+def test_a_column_says_which_rows_it_is_on(outcome: Make, comparison: Make) -> None:
+    made = comparison(
+        outcome("bitfit", "rte"),
+        outcome("bitfit", "ner", split="test"),
+        outcome("bitfit", "ner", None, part="depth", place={"layers": "last:1"}),
+        outcome("bitfit", "ner", split="test", part="depth", place={"layers": "last:2"}),
+    )
+    (table,) = score_tables(made)
+    assert table.columns == ("method", "seeds", "rte (accuracy)", "ner (accuracy, test)", "average")
+    assert "cut from train, and those of validation where test is reported." in table.caption
+    (depth,) = sweep_tables(made)
+    assert depth.columns == ("layers", "ner (accuracy, test)")
+    rows = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert [row["split"] for row in rows] == ["validation", "test", "", "test"]
+
+
 def test_an_averages_spread_is_that_of_the_averages_of_the_seeds(outcome: Make, comparison: Make) -> None:
     scores = {"rte": (0.80, 0.90), "boolq": (0.70, 0.60)}
     made = [outcome("bitfit", task, own[turn], seed=turn) for task, own in scores.items() for turn in (0, 1)]

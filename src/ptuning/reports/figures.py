@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ptuning.reports.outcomes import Comparison, Evaluation, ordered
 from ptuning.reports.style import LINES, MUTED, ONE_COLUMN, TWO_COLUMNS, new_figure, series_style
-from ptuning.reports.summaries import CAPTIONS, CURVE_CAPTIONS, Summary, average, summaries
+from ptuning.reports.summaries import (
+    Summary,
+    average,
+    caption,
+    curve_caption,
+    measure,
+    rows_of_curves,
+    summaries,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
 
 _PANEL_HEIGHT = 1.75  # inches
 _MOST_COLUMNS = 3
+_BESIDE_PANEL = 0.45  # inches of labels and gaps
+_LETTER = 4.0  # points: the width of a digit in the names of ticks
 _BARS: dict[str, Any] = {"capsize": 1.8, "elinewidth": 0.7, "capthick": 0.7}
 AVERAGE = "average over tasks"
 
@@ -60,7 +70,7 @@ def size_figure(comparison: Comparison) -> Figure | None:
                 _line(panel, x, y, errors, method, style)
         panel.set_xscale("log")
         panel.margins(x=0.1)
-        _plain_log_ticks(panel, sorted({one.size for one in found}), _parameters)
+        _plain_ticks(panel, sorted({one.size for one in found}), _parameters, _columns(axes))
     _finish(figure, axes, "parameters of the backbone", "score (%)", order=list(styles))
     return figure
 
@@ -120,13 +130,12 @@ def curves_figure(comparison: Comparison, backbone: str) -> Figure | None:
     if not drawn:
         return None
     tasks, styles = ordered([one.task for one in drawn]), _styles(comparison)
-    figure, axes = _panels(tasks, comparison, CURVE_CAPTIONS[comparison.selection])
+    figure, axes = _panels(tasks, comparison, curve_caption(comparison))
     for panel, task in zip(axes, tasks, strict=False):
         for one in drawn:
             if one.task == task:
                 _curve(panel, [result.curve for result in one.results if result.curve], one.method, styles[one.method])
-    rows = "development rows (%)" if comparison.selection == "held_out" else "validation rows (%)"
-    _finish(figure, axes, "epoch", rows, order=list(styles))
+    _finish(figure, axes, "epoch", f"{rows_of_curves(comparison)} (%)", order=list(styles))
     return figure
 
 
@@ -160,14 +169,12 @@ def _sweep_figure(
         ticks = sorted({series(one)[1] for one in found if one.task == task})
         if base is not None:
             panel.set_xscale("log", base=base)
-        _plain_log_ticks(panel, ticks, lambda value: f"{value:g}")
+        _plain_ticks(panel, ticks, lambda value: f"{value:g}", _columns(axes))
     _finish(figure, axes, x_label, "score (%)", order=names)
     return figure
 
 
-def _panels(
-    titles: Sequence[str], comparison: Comparison, caption: str | None = None
-) -> tuple[Figure, tuple[Axes, ...]]:
+def _panels(titles: Sequence[str], comparison: Comparison, about: str | None = None) -> tuple[Figure, tuple[Axes, ...]]:
     columns = min(len(titles), _MOST_COLUMNS)
     rows = math.ceil(len(titles) / columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
@@ -177,21 +184,26 @@ def _panels(
         panel.grid(True)
     for panel in axes[len(titles) :]:
         panel.set_visible(False)
-    _caption(figure, caption or CAPTIONS[comparison.selection], width)
+    _caption(figure, about or caption(comparison), width)
     return figure, axes
 
 
-def _caption(figure: Figure, caption: str, width: float) -> None:
+def _caption(figure: Figure, about: str, width: float) -> None:
     """What the scores are on, in small print over the panels, in lines that fit."""
     import textwrap
 
-    text = "\n".join(textwrap.wrap(caption, round(width * 21)))
+    text = "\n".join(textwrap.wrap(about, round(width * 21)))
     figure.suptitle(text, fontsize=6.0, color=MUTED)
+
+
+def _columns(axes: Sequence[Axes]) -> int:
+    """How many panels stand beside each other."""
+    return min(sum(panel.get_visible() for panel in axes), _MOST_COLUMNS)
 
 
 def _finish(figure: Figure, axes: Sequence[Axes], x_label: str, y_label: str, *, order: Sequence[str]) -> None:
     visible = [panel for panel in axes if panel.get_visible()]
-    columns = min(len(visible), _MOST_COLUMNS)
+    columns = _columns(axes)
     for index, panel in enumerate(visible):
         if index % columns == 0:
             panel.set_ylabel(y_label)
@@ -268,16 +280,33 @@ def _titles(tasks: Sequence[str]) -> list[str]:
 
 
 def _title_of(comparison: Comparison, title: str) -> str:
-    metric = next((one.result.metric for one in comparison.outcomes if one.task == title and one.result), None)
-    return title if metric is None else f"{title} ({metric})"
+    shown = next((measure(one.result) for one in comparison.outcomes if one.task == title and one.result), None)
+    return title if shown is None else f"{title} ({shown})"
 
 
-def _plain_log_ticks(panel: Axes, values: Sequence[float], text: Callable[[float], str]) -> None:
-    """Ticks at the values themselves, at most eight of them, and none between."""
-    step = math.ceil(len(values) / 8)
-    shown = list(values)[::-1][::step][::-1]
+def _plain_ticks(panel: Axes, values: Sequence[float], text: Callable[[float], str], columns: int) -> None:
+    """Ticks at the values themselves, named from the largest down as far as their names do not meet.
+
+    Args:
+        panel: with its scale and all its lines.
+        values: rising.
+        text: name of a value.
+        columns: of panels, which share the width of the figure.
+    """
+    panel.get_xlim()  # brings the limits up to date, margins and all
+    figure: Any = panel.figure
+    width = 72 * (figure.get_figwidth() / columns - _BESIDE_PANEL)  # points
+    places = panel.transLimits.transform(panel.transScale.transform([(value, 1.0) for value in values]))
+    named: list[int] = []
+    for index in reversed(range(len(values))):
+        room = 0.0 if not named else width * float(abs(places[named[-1]][0] - places[index][0]))
+        letters = 0.0 if not named else (len(text(values[index])) + len(text(values[named[-1]]))) / 2
+        if not named or room >= (letters + 1) * _LETTER:
+            named.append(index)
+    shown = [values[index] for index in sorted(named)]
     panel.set_xticks(shown, [text(value) for value in shown])
-    panel.minorticks_off()
+    panel.set_xticks([value for value in values if value not in shown], minor=True)
+    panel.tick_params(axis="x", which="minor", labelbottom=False)
 
 
 def _parameters(count: float) -> str:

@@ -7,19 +7,53 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from ptuning.config.methods import METHODS
-from ptuning.reports.outcomes import Outcome, Part, Result, Selection
+from ptuning.reports.outcomes import Comparison, Outcome, Part, Result, ordered
 
-CAPTIONS: dict[Selection, str] = {
-    "held_out": "Scores on held-out rows; epochs and settings were chosen on other rows, cut from train",
-    "paper": "The paper's way: the best epoch on the validation rows is the score, chosen by the rows it is on",
-}
-"""What a score is on, for every table and figure but those of learning curves."""
+VALIDATION = "validation"
 
-CURVE_CAPTIONS: dict[Selection, str] = {
-    "held_out": "Scores on the rows cut from train that epochs and settings are chosen by; bands: all seeds",
-    "paper": "The paper's way: scores on the validation rows, the best of which is reported; bands: all seeds",
-}
-"""What the scores of learning curves are on."""
+
+def caption(comparison: Comparison) -> str:
+    """What a score is on, for every table and figure but those of learning curves."""
+    if comparison.selection == "paper":
+        return "The paper's way: the best epoch on the validation rows is the score, chosen by the rows it is on"
+    others, is_mixed = _other_splits(comparison)
+    if is_mixed:
+        chosen_by = f"cut from train, and those of validation where {others} is reported"
+    else:
+        chosen_by = "those of validation" if others else "cut from train"
+    return f"Scores on held-out rows; epochs and settings were chosen on other rows, {chosen_by}"
+
+
+def curve_caption(comparison: Comparison) -> str:
+    """What the scores of learning curves are on."""
+    if comparison.selection == "paper":
+        return "The paper's way: scores on the validation rows, the best of which is reported; bands: all seeds"
+    others, is_mixed = _other_splits(comparison)
+    if is_mixed:
+        rows = f"rows cut from train, and those of validation where {others} is reported,"
+    else:
+        rows = "validation rows" if others else "rows cut from train"
+    return f"Scores on the {rows} that epochs and settings are chosen by; bands: all seeds"
+
+
+def rows_of_curves(comparison: Comparison) -> str:
+    """What the axis of learning curves is called."""
+    others, is_mixed = _other_splits(comparison)
+    if is_mixed:
+        return "rows to choose by"
+    return "validation rows" if others or comparison.selection == "paper" else "development rows"
+
+
+def measure(result: Result) -> str:
+    """What a column or panel shows: the metric, and of which rows where they are not those of validation."""
+    return result.metric if result.split == VALIDATION else f"{result.metric}, {result.split}"
+
+
+def _other_splits(comparison: Comparison) -> tuple[str, bool]:
+    """Splits that are reported besides validation, in words, empty without any; and whether validation is too."""
+    found = ordered([one.result.split for one in comparison.outcomes if one.result is not None])
+    others = [split for split in found if split != VALIDATION]
+    return " or ".join(others), bool(others) and VALIDATION in found
 
 
 @dataclass(frozen=True)
@@ -52,6 +86,11 @@ class Summary:
     def metric(self) -> str:
         """What the task is judged by; empty where nothing is finished."""
         return self.results[0].metric if self.results else ""
+
+    @property
+    def measure(self) -> str:
+        """The metric, and of which rows where they are not those of validation; empty where nothing is finished."""
+        return measure(self.results[0]) if self.results else ""
 
     @property
     def mean(self) -> float:

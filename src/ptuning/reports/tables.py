@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from ptuning.reports.outcomes import Comparison, Outcome, Result, ordered
-from ptuning.reports.summaries import CAPTIONS, Summary, average, summaries
+from ptuning.reports.summaries import Summary, average, caption, summaries
 
 NONE = "-"
 
@@ -75,14 +75,12 @@ def score_tables(comparison: Comparison) -> list[Table]:
                 if is_best and complete[method][0].is_frozen:
                     cells[-1] = f"**{cells[-1]}**"
             rows.append(tuple(cells))
-        metrics = {
-            task: next((one.metric for one in at.values() if one.task == task and one.metric), "") for task in tasks
-        }
+        measures = _measures(at.values())
         columns = [
             "method",
             "seeds",
             *(["tried"] if is_searched else []),
-            *(f"{task} ({metrics[task]})" if metrics[task] else task for task in tasks),
+            *(f"{task} ({measures[task]})" if task in measures else task for task in tasks),
         ]
         columns += ["average"] if len(tasks) > 1 else []
         tables.append(
@@ -136,7 +134,8 @@ def sweep_tables(comparison: Comparison) -> list[Table]:
                 scores = [_score(at[place, task]) if (place, task) in at else NONE for task in tasks]
                 rows.append((*(str(value) for _, value in place), *scores))
             names = [key for key, _ in own[0].place]
-            columns = (*names, *(f"{task} ({next(o.metric for o in own if o.task == task)})" for task in tasks))
+            measures = _measures(own)
+            columns = (*names, *(f"{task} ({measures[task]})" if task in measures else task for task in tasks))
             about = f"{title}: {method} on {backbone}"
             tables.append(Table(about, _score_caption(comparison, has_best=False), columns, tuple(rows)))
     return tables
@@ -199,6 +198,7 @@ def to_csv(comparison: Comparison) -> str:
         "failed": lambda one: one.num_failed,
         "settings_tried": lambda one: one.num_tries,
         "metric": lambda one: one.metric,
+        "split": lambda one: one.results[0].split if one.results else "",
     }
     of_results: dict[str, Callable[[Summary], object]] = {
         "score": lambda one: one.mean,
@@ -257,11 +257,16 @@ def _score_caption(comparison: Comparison, *, has_best: bool = True) -> str:
     best = " Bold: the best of the methods that leave the backbone frozen." if has_best else ""
     if has_best and any(one.num_tries > 1 for one in comparison.outcomes):
         best += " Tried: settings of which the best was taken, by the rows to choose by."
-    return f"Percent, {spread}. {CAPTIONS[comparison.selection]}.{best}{missing}"
+    return f"Percent, {spread}. {caption(comparison)}.{best}{missing}"
 
 
 def _seeds(own: Sequence[Summary]) -> str:
     return _range([len(one.results) + one.num_failed for one in own], "{:.0f}".format)
+
+
+def _measures(own: Iterable[Summary]) -> dict[str, str]:
+    """Task -> what is shown of it, of those where something is finished."""
+    return {one.task: one.measure for one in own if one.measure}
 
 
 def _size(own: object) -> str:
