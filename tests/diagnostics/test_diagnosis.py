@@ -165,6 +165,15 @@ def test_rows_splits_and_prompts_that_cannot_be_are_refused(tasks: Tasks) -> Non
         diagnose(tasks[0], split="test")
 
 
+def test_a_file_where_figures_are_to_go_is_said_before_anything_is_loaded(
+    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(ptuning.diagnostics.diagnosis, "load", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match="output is .*file, a file, expected a directory for the figures"):
+        diagnose(tasks[0], output=tmp_path / "file")
+
+
 def test_matplotlib_is_asked_for_before_anything_is_computed(
     tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,18 @@ def test_an_averages_spread_is_that_of_the_averages_of_the_seeds(outcome: Make, 
     assert table.rows[0][2:] == ("**85.0 ± 7.1**", "**65.0 ± 7.1**", "**75.0 ± 0.0**")
 
 
+def test_an_average_has_no_spread_where_seeds_failed(outcome: Make, comparison: Make) -> None:
+    """As many are left of each task, but not the same ones."""
+    failed = {"rte": 1, "boolq": 3}
+    made = [
+        outcome("bitfit", task, None if seed == failed[task] else 0.1 * seed, seed=seed)
+        for task in failed
+        for seed in (1, 2, 3)
+    ]
+    (table,) = score_tables(comparison(*made))
+    assert table.rows[0][2:] == ("**25.0 ± 7.1** (1 failed)", "**15.0 ± 7.1** (1 failed)", "**20.0**")
+
+
 def test_the_best_frozen_method_is_bold_even_below_fine_tuning(outcome: Make, comparison: Make) -> None:
     made = comparison(
         outcome("p-tuning-v2", score=0.7),

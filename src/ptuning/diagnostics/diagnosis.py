@@ -123,15 +123,17 @@ def diagnose(
         CheckpointError: a prompt is missing or damaged, or `metrics.jsonl` is.
         BackboneMismatchError: the prompts were trained on different backbones.
         ConfigError: a method has no prompts at the layers, a prompt is given twice, no data are known, or `rows`,
-            `split` or `device` cannot be.
+            `split`, `output` or `device` cannot be.
         DataError: the rows are missing.
         MissingDependencyError: matplotlib is not installed.
     """
     given = [directories] if isinstance(directories, str | Path) else list(directories)
     if rows < 1:
         raise ConfigError(f"rows is {rows}, expected at least 1. Give the number of rows to run.")
-    if output is not None:
-        require_matplotlib()  # before anything long
+    if output is not None:  # before anything long
+        require_matplotlib()
+        if Path(output).exists() and not Path(output).is_dir():
+            raise ConfigError(f"output is {output}, a file, expected a directory for the figures. Give another.")
     _check_prompts(given)
     predictor = load(given, backbone, device=device)
     predictor.close()  # what it knows is needed, and the backbone without its shortcuts

@@ -150,14 +150,14 @@ def summaries(outcomes: Iterable[Outcome]) -> list[Summary]:
 
 
 def average(own: Sequence[Summary]) -> tuple[float, float | None]:
-    """Mean over tasks, and its standard deviation over seeds where all tasks have the same number of seeds, above 1.
+    """Mean over tasks, and its standard deviation over seeds where all tasks have the same seeds, more than one.
 
     Args:
         own: a summary a task, each with results, seeds in the same order.
     """
     counts = {len(summary.results) for summary in own}
     mean = fmean(summary.mean for summary in own)
-    if len(counts) != 1 or counts == {1}:
+    if len(counts) != 1 or counts == {1} or any(summary.num_failed for summary in own):
         return mean, None
     by_seed = [fmean(summary.results[turn].score for summary in own) for turn in range(counts.pop())]
     return mean, stdev(by_seed)
