@@ -263,6 +263,11 @@ def test_without_a_near_one_the_known_ones_are_listed(tmp_path: Path) -> None:
         ("data: {columns: [text]}", "`data.columns` is ['text'], expected a group, name: value. Correct it."),
         ("output: 7", "`output` is 7, expected text. Put it in quotes."),
         ("1: x", "`1` is no name, expected text. Remove it, or put it in quotes."),
+        (
+            "training: {schedule: lineal}",
+            "`training.schedule` is 'lineal', expected 'linear', 'constant' or 'exponential_per_epoch'. "
+            "Did you mean linear? Correct it, or leave it out for linear.",
+        ),
         ("head: {kind: mlp}", "`head.kind` is 'mlp', expected 'linear' or 'verbalizer'. Correct it, or leave it out."),
     ],
 )

@@ -33,6 +33,8 @@ def all_problems(error: ValidationError, settings: Mapping[str, Any], where: str
                 expected, value = str(field.description), _value_at(settings, place)
             elif problem["type"] == "string_type":
                 advice = "Put it in quotes."
+            elif problem["type"] == "literal_error":
+                advice = _nearest_value(value, problem["ctx"]["expected"]) + advice
             line = f"`{key}` is {_short(value)}, expected {expected}. {advice}"
         lines.setdefault(key, line)
     if len(lines) == 1:
@@ -107,6 +109,12 @@ def _advice(field: FieldInfo | None) -> str:
     if default is None:
         return "Correct it, or leave it out."
     return f"Correct it, or leave it out for {default}." if isinstance(default, (str, int, float)) else "Correct it."
+
+
+def _nearest_value(value: Any, expected: str) -> str:
+    """ "Did you mean …? " where one of the values in quotes is near to what was given."""
+    nearest = difflib.get_close_matches(str(value), re.findall("'([^']+)'", expected), n=1)
+    return f"Did you mean {nearest[0]}? " if nearest else ""
 
 
 # What others call it.
