@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from ptuning import evaluation
 from ptuning.compare.run import compare_methods
 from ptuning.compare.settings import CompareConfig
 from ptuning.errors import CheckpointError, ConfigError, DataError
-from ptuning.evaluation import evaluate
+from ptuning.evaluation import Evaluation, evaluate
 from ptuning.reports.outcomes import Comparison, Result, read_results
 
 Make = Callable[..., CompareConfig]
@@ -167,6 +169,15 @@ def test_only_tables_are_made_where_that_is_asked(settings: Make, in_this_proces
     assert "1 cells have not run yet" in (tmp_path / "table.md").read_text()
     compare_methods(settings(tmp_path), tables_only=True)
     assert (tmp_path / "table.md").read_text() == before
+
+
+def test_a_score_that_is_no_number_is_a_failure(
+    settings: Make, in_this_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: Evaluation("validation", 12, {"accuracy": math.nan}))
+    (failed,) = compare_methods(settings(tmp_path)).failed
+    assert "accuracy is nan on the validation rows, expected a finite number" in str(failed.error)
+    assert not list(tmp_path.glob("cells/*/result.json"))
 
 
 def test_rows_without_labels_are_said_before_anything_is_trained(

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from ptuning.allocation import imports_for_good
 from ptuning.config import RunConfig
 from ptuning.config.methods import METHODS
-from ptuning.errors import CheckpointError, ConfigError, PtuningError
+from ptuning.errors import CheckpointError, ConfigError, PtuningError, TrainingError
 from ptuning.storage import replace_file
 
 CELL_NAME = "cell.json"
@@ -91,6 +91,8 @@ def run_cell(directory: Path, tell: Callable[[dict[str, Any]], None] = lambda me
     is_papers = asked["selection"] == "paper"
     found = evaluate(run, split=asked["split"], device=config.training.device)
     metrics = trained.metrics if is_papers else found.metrics
+    _check_finite(trained.metric, trained.metrics, "rows to choose by")
+    _check_finite(trained.metric, metrics, f"{asked['split']} rows")
     files = (run / PROMPT_NAME).glob("*.safetensors")
     result = Result(
         metric=trained.metric,
@@ -148,6 +150,19 @@ def _check_labels(config: RunConfig, split: str) -> None:
     task = get_task(config.task)
     data = load_task_data(config, task, None if split in SPLIT_NAMES else ["train", "validation", split])
     labelled(LoadedSplit(split, data.rows(split) or [], data.source, data.notes), get_kind(task.kind).label_role)
+
+
+def _check_finite(metric: str, metrics: Mapping[str, float], rows: str) -> None:
+    """Makes sure that there is a score: JSON has no other numbers, and a mean would be none.
+
+    Raises:
+        TrainingError: it is not a number.
+    """
+    if not math.isfinite(metrics[metric]):
+        raise TrainingError(
+            f"{metric} is {metrics[metric]} on the {rows}, expected a finite number: what the model says of some is "
+            "none. Lower training.learning_rate, or set training.precision to fp32."
+        )
 
 
 def _train(config: RunConfig, run: Path, tell: Callable[[dict[str, Any]], None]) -> Any:
