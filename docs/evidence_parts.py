@@ -67,23 +67,31 @@ def _gap() -> list[str]:
     tasks = [task for method, task in at if method == "p-tuning-v2" and {(m, task) for m in _COMPARED} <= at.keys()]
     if not tasks:
         return ["No set has the three methods yet."]
-    lines = ["| set | fine-tuning | P-Tuning v2 | difference | linear probe | counts |", "| --- |" + " --- |" * 5]
+    majorities = {
+        one.task: result.majority_score for one in found for result in one.results if result.majority_score is not None
+    }
+    lines = [
+        "| set | fine-tuning | P-Tuning v2 | difference | linear probe | majority | counts |",
+        "| --- |" + " --- |" * 6,
+    ]
     gaps = []
     for task in tasks:
         prompts, tuned, probe = (at[method, task] for method in _COMPARED)
-        counts = tuned - probe >= _COUNTS_FROM
+        majority = majorities.get(task)
+        counts = tuned - max(probe, majority or 0.0) >= _COUNTS_FROM
         gaps += [prompts - tuned] if counts else []
         scores = f"{shown(tuned)} | {shown(prompts)} | {100 * (prompts - tuned):+.1f} | {shown(probe)}"
+        scores += f" | {'-' if majority is None else shown(majority)}"
         lines.append(f"| {task} | {scores} | {'yes' if counts else 'no'} |")
     if gaps:
         sets = "1 set" if len(gaps) == 1 else f"{len(gaps)} sets"
-        lines.append(f"| mean of those that count | | | {100 * sum(gaps) / len(gaps):+.1f} | | {sets} |")
+        lines.append(f"| mean of those that count | | | {100 * sum(gaps) / len(gaps):+.1f} | | | {sets} |")
     return lines
 
 
 _COMPARED = ("p-tuning-v2", "fine-tuning", "linear-probe")
 _COUNTS_FROM = 0.05
-"""A set tells methods apart where fine-tuning is so far above the linear probe."""
+"""A set tells methods apart where fine-tuning is so far above the linear probe, and above the most frequent answer."""
 
 
 def _recipe() -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ class Evaluation:
         num_rows: that were scored.
         metrics: fractions in [0, 1], but for correlations in [-1, 1] and errors in the labels' unit.
         notes: what the user should know of the data.
+        majority: what always giving the most frequent answer scores on these rows, by metric.
     """
 
     split: str
     num_rows: int
     metrics: dict[str, float]
     notes: tuple[str, ...] = ()
+    majority: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -109,7 +112,8 @@ def evaluate(
         metrics = kind.score(predictions, rows)
         if fit_threshold:
             _keep(task, kind, metrics if is_own and split == "validation" else None)
-        return Evaluation(split, len(rows), metrics, loaded.notes)
+        majority = kind.score(kind.constant_predictions(rows), rows)
+        return Evaluation(split, len(rows), metrics, loaded.notes, majority)
     finally:
         predictor.close()
 

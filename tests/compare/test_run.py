@@ -49,6 +49,9 @@ def test_a_cell_is_a_run_with_its_held_out_part_scored(
     assert isinstance(result, Result) and comparison.missing == 0
     run = tmp_path / "cells" / outcome.key / "run"
     assert (result.split, result.num_rows, result.metric) == ("validation", 12, "accuracy")
+    data = Path(settings(tmp_path).tasks["colours"]["data.path"])
+    labels = [json.loads(line)["label"] for line in (data / "validation.jsonl").read_text().splitlines()]
+    assert result.majority_score == pytest.approx(max(map(labels.count, labels)) / 12)
     assert result.score == result.metrics["accuracy"] == evaluate(run).metrics["accuracy"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [point.score for point in result.curve] == [line["validation"]["accuracy"] for line in lines]

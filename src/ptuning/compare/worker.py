@@ -101,6 +101,7 @@ def run_cell(directory: Path, tell: Callable[[dict[str, Any]], None] = lambda me
         split=asked["split"],
         num_rows=found.num_rows,
         development_score=trained.metrics[trained.metric],
+        majority_score=found.majority.get(trained.metric),
         best_epoch=trained.best_epoch,
         steps=trained.steps,
         curve=_curve(run, trained.metric),

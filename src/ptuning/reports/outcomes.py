@@ -49,6 +49,8 @@ class Result(_Plain):
         split: which rows those are.
         num_rows: how many.
         development_score: the metric at the best epoch on the rows that it was chosen by.
+        majority_score: what always giving the most frequent answer scores on the reported rows; None in results that
+            are older.
         best_epoch: from 1; 0 for methods that make no steps.
         steps: optimizer steps.
         curve: one point an evaluation.
@@ -70,6 +72,7 @@ class Result(_Plain):
     split: str
     num_rows: int
     development_score: float
+    majority_score: float | None = None
     best_epoch: int
     steps: int
     curve: list[Evaluation] = Field(default_factory=list)
