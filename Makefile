@@ -12,7 +12,7 @@ demo: $(STAMP)  ## Learn three tasks on the embedded backbone (DEMO=--quick: onl
 	$(BIN)/ptuning demo $(DEMO)
 
 test: $(STAMP)  ## Run the tests (TEST="-k bank": some of them; WORKERS: processes at once, with one thread each).
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(TEST)
 
 check: $(STAMP)  ## Lint, format and types, and that generated documents are current.
 	$(BIN)/ruff check .

@@ -27,7 +27,10 @@ from ptuning.training import processes
 from ptuning.training.processes import start_processes
 from ptuning.training.run import train
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, and gloo between processes")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, and gloo between processes"),
+    pytest.mark.xdist_group("distributed"),  # all of it runs once, before the first test
+]
 
 # 24 rows in batches of 5, the last of 4: the two processes have parts of different sizes. 20 steps.
 QUIET = {

@@ -19,7 +19,10 @@ from safetensors.torch import load_file
 from ptuning.config import load_config
 from ptuning.training.run import train
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL"),
+    pytest.mark.xdist_group("killed"),  # all are killed once, before the first test
+]
 
 # 24 rows in batches of 4, 2 batches a step: 3 steps an epoch. Dropout of every kind is on.
 BY_SIZE = {

@@ -34,6 +34,7 @@ QUIET = {
     "training.max_steps": 50,
     "training.epochs": 17,
 }
+SHORT = {**QUIET, "training.max_steps": 20, "training.epochs": 7}
 CANDIDATES: list[dict[str, Any]] = [
     {},
     {"training.learning_rate": 0.03, "training.head_learning_rate": 0.002, "training.schedule": "constant"},
@@ -76,12 +77,12 @@ def test_a_candidate_ends_with_the_weights_that_it_gets_alone(
     kind: str, tiny_run: TinyRun, tiny_backbone: Path, tmp_path: Path, in_float64: dict[str, list[dict[str, Tensor]]]
 ) -> None:
     backbone = load_backbone(tiny_backbone, dtype=torch.float64)
-    config = tiny_run(tmp_path / "population", kind, **QUIET)
-    chosen = CANDIDATES if kind == "classification" else CANDIDATES[:4]
+    chosen, settings = (CANDIDATES, QUIET) if kind == "classification" else (CANDIDATES[:4], SHORT)
+    config = tiny_run(tmp_path / "population", kind, **settings)
     train_population(config, chosen, backbone=backbone)
     (together,) = in_float64["weights"]
-    for number, settings in enumerate(chosen):
-        alone = tiny_run(tmp_path / str(number), kind, **{**QUIET, **settings})
+    for number, own_settings in enumerate(chosen):
+        alone = tiny_run(tmp_path / str(number), kind, **{**settings, **own_settings})
         train(alone, backbone=backbone)
         for name, weights in in_float64["weights"][-1].items():
             if name == "heads.0.linear.bias" and kind in NO_EFFECT:
@@ -90,30 +91,31 @@ def test_a_candidate_ends_with_the_weights_that_it_gets_alone(
             torch.testing.assert_close(together[own], weights, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("at_once", [None, 1, 2])
-def test_in_float32_too_however_many_share_a_forward(
-    at_once: int | None, tiny_run: TinyRun, backbone: Backbone, tmp_path: Path
-) -> None:
-    config = tiny_run(tmp_path / "population", **QUIET)
-    result = train_population(config, CANDIDATES[:4], candidates_at_once=at_once, backbone=backbone)
-    for number, settings in enumerate(CANDIDATES[:4]):
-        alone = train(tiny_run(tmp_path / str(number), **{**QUIET, **settings}), backbone=backbone)
-        own = result.candidates[number]
-        assert (own.best_epoch, own.score) == (alone.best_epoch, alone.metrics["accuracy"])
-        for name, weights in _saved(tmp_path / str(number) / "prompt").items():
-            found = _saved(tmp_path / "population" / "candidates" / str(number) / "prompt")[name]
-            torch.testing.assert_close(found, weights, rtol=0, atol=1e-5)
+def test_in_float32_too_however_many_share_a_forward(tiny_run: TinyRun, backbone: Backbone, tmp_path: Path) -> None:
+    chosen = CANDIDATES[:4]
+    alone = [
+        train(tiny_run(tmp_path / str(number), **{**QUIET, **settings}), backbone=backbone)
+        for number, settings in enumerate(chosen)
+    ]
+    for at_once in (None, 1, 2):
+        directory = tmp_path / f"population-{at_once}"
+        result = train_population(tiny_run(directory, **QUIET), chosen, candidates_at_once=at_once, backbone=backbone)
+        for number, (own, other) in enumerate(zip(result.candidates, alone, strict=True)):
+            assert (own.best_epoch, own.score) == (other.best_epoch, other.metrics["accuracy"])
+            for name, weights in _saved(tmp_path / str(number) / "prompt").items():
+                found = _saved(directory / "candidates" / str(number) / "prompt")[name]
+                torch.testing.assert_close(found, weights, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_on_the_embedded_backbone_too(tiny_run: TinyRun, tmp_path: Path) -> None:
     minilm = load_backbone("minilm")
-    settings = {**QUIET, "backbone": "minilm"}
+    settings = {**SHORT, "backbone": "minilm"}
     chosen = [{}, {"training.learning_rate": 0.02, "prompts.prompt_length": 7, "training.seed": 3}]
     train_population(tiny_run(tmp_path / "population", **settings), chosen, backbone=minilm)
     for number, own in enumerate(chosen):
         result = train(tiny_run(tmp_path / str(number), **{**settings, **own}), backbone=minilm)
-        assert result.steps == 50
+        assert result.steps == 20
         for name, weights in _trained(tmp_path / str(number)).items():
             together = name.replace("prompts.0.", f"prompts.{number}.").replace("heads.0.", f"heads.{number}.")
             torch.testing.assert_close(_trained(tmp_path / "population")[together], weights, rtol=0, atol=2e-4)
