@@ -30,6 +30,12 @@ def test_a_depth_sweep_goes_from_the_top_and_from_the_bottom(settings: Make, tmp
     assert len(cells) == 5
 
 
+def test_a_depth_sweep_may_end_at_all_layers_which_are_those_of_the_table(settings: Make, tmp_path: Path) -> None:
+    main, *depth = main_cells(settings(tmp_path, depth={"layers": [1, "all"]}), {})
+    assert [cell.place["layers"] for cell in depth] == ["last:1", "first:1", "all"]
+    assert depth[-1].key == main.key and main.part == "main"
+
+
 def test_a_length_sweep_has_each_length_with_and_without_an_mlp(settings: Make, tmp_path: Path) -> None:
     sweep = {"lengths": [1, 8], "reparameterizations": {"none": {}, "mlp": {"training.learning_rate": 0.5}}}
     cells = [cell for cell in main_cells(settings(tmp_path, length=sweep), {}) if cell.part == "length"]

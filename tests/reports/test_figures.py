@@ -88,6 +88,15 @@ def test_what_trains_nothing_is_a_line_across(study: Comparison) -> None:
     assert list(line.get_ydata()) == pytest.approx([53.2, 53.2])
 
 
+def test_both_sides_of_a_depth_sweep_end_at_all_layers(study: Comparison, outcome: Make, comparison: Make) -> None:
+    to_all = [outcome("p-tuning-v2", "rte", 0.9, part="depth", place={"layers": "all"}), *study.outcomes]
+    panel = next(axes for axes in figures(comparison(*to_all))["depth"].axes if axes.get_title().startswith("rte"))
+    assert len(panel.lines) == 2
+    for line in panel.lines:
+        assert (list(line.get_xdata()), line.get_ydata()[-1]) == ([1, 3, 6, 7], 90.0)
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["1", "3", "6", "all"]
+
+
 def test_curves_are_means_over_seeds(study: Comparison) -> None:
     (x, y) = figures(study)["learning_curves_small"].axes[0].lines[0].get_data()
     assert list(x) == [1, 2, 3]

@@ -123,8 +123,10 @@ def main_cells(config: CompareConfig, chosen: Chosen) -> list[Cell]:
 def _points(sweep: DepthSweep | LengthSweep) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields what a point of a sweep is called, and its settings."""
     if isinstance(sweep, DepthSweep):
-        for side, count in itertools.product(("last", "first"), sweep.layers):
-            yield {"layers": f"{side}:{count}"}, {"prompts.layers": f"{side}:{count}"}
+        counts = [count for count in sweep.layers if count != "all"]
+        which = [f"{side}:{count}" for side, count in itertools.product(("last", "first"), counts)]
+        for layers in (*which, *(["all"] if "all" in sweep.layers else [])):
+            yield {"layers": layers}, {"prompts.layers": layers}
         return
     for (how, settings), length in itertools.product(sweep.reparameterizations.items(), sweep.lengths):
         place = {"prompt_length": length, "reparameterization": how}

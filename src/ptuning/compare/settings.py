@@ -35,9 +35,10 @@ def _both_ways() -> dict[Reparameterization, dict[str, Any]]:
 class DepthSweep(Settings):
     """Prompts at some of the layers alone: the paper's Figure 3."""
 
-    layers: list[Int] = Field(
+    layers: list[Int | Literal["all"]] = Field(
         default_factory=list,
-        description="numbers of prompted layers; each is run with the top ones (last:K) and the bottom ones (first:K)",
+        description="numbers of prompted layers; each is run with the top ones (last:K) and the bottom ones (first:K); "
+        "`all` is where both end, and is run once",
     )
     methods: list[str] = Field(default_factory=lambda: ["p-tuning-v2"], description="labels of `methods`")
     tasks: list[str] | None = Field(None, description="names of `tasks`; default: all")
@@ -165,13 +166,13 @@ class CompareConfig(Settings):
     def _names_are_known(self) -> CompareConfig:
         problems = [_unknown("search", label, "methods", self.methods) for label in self.search]
         for place, sweep in (("depth", self.depth), ("length", self.length)):
-            points = sweep.layers if isinstance(sweep, DepthSweep) else sweep.lengths
+            points: Sequence[int | str] = sweep.layers if isinstance(sweep, DepthSweep) else sweep.lengths
             if not points:
                 continue
             problems += [_unknown(f"{place}.methods", label, "methods", self.methods) for label in sweep.methods]
             problems += [_unknown(f"{place}.tasks", name, "tasks", self.tasks) for name in sweep.tasks or ()]
             problems += [] if sweep.seeds is None else _wrong_seeds(f"{place}.seeds", sweep.seeds)
-            if min(points) < 1 or len(set(points)) != len(points):
+            if any(point != "all" and int(point) < 1 for point in points) or len(set(points)) != len(points):
                 problems.append(
                     f"{place} has the numbers {points}, expected different ones from 1 on. Correct them, or leave them "
                     "out."

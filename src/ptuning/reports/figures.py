@@ -101,26 +101,31 @@ def parameters_figure(comparison: Comparison, backbone: str) -> Figure | None:
 
 
 def depth_figure(comparison: Comparison, method: str, backbone: str) -> Figure | None:
-    """The paper's Figure 3: prompts at the k top layers, and at the k bottom ones."""
+    """The paper's Figure 3: prompts at the k top layers, and at the k bottom ones; both end where all have some."""
+    names = {"last": "top layers (last:k)", "first": "bottom layers (first:k)"}
+    found = [str(one.place["layers"]).partition(":")[2] for one in comparison.part("depth")]
+    end = 1.0 + max((int(count) for count in found if count), default=0)  # where `all` is drawn
 
-    def series(one: Summary) -> tuple[str, float]:
+    def points(one: Summary) -> list[tuple[str, float]]:
         side, _, count = str(dict(one.place)["layers"]).partition(":")
-        return ("top layers (last:k)" if side == "last" else "bottom layers (first:k)"), float(count)
+        return [(names[side], float(count))] if count else [(name, end) for name in names.values()]
 
-    return _sweep_figure(comparison, "depth", method, backbone, series, "number of prompted layers k")
+    def label(k: float) -> str:
+        return "all" if k == end else f"{k:g}"
+
+    return _sweep_figure(comparison, "depth", method, backbone, points, "number of prompted layers k", label=label)
 
 
 def length_figure(comparison: Comparison, method: str, backbone: str) -> Figure | None:
     """Score against prompt length, with prompts trained as they are and produced by an MLP."""
 
-    def series(one: Summary) -> tuple[str, float]:
+    def points(one: Summary) -> list[tuple[str, float]]:
         place = dict(one.place)
         how = place["reparameterization"]
-        return ("embeddings (none)" if how == "none" else f"reparameterized ({how})"), float(
-            str(place["prompt_length"])
-        )
+        name = "embeddings (none)" if how == "none" else f"reparameterized ({how})"
+        return [(name, float(str(place["prompt_length"])))]
 
-    return _sweep_figure(comparison, "length", method, backbone, series, "prompt length", base=2)
+    return _sweep_figure(comparison, "length", method, backbone, points, "prompt length", base=2)
 
 
 def curves_figure(comparison: Comparison, backbone: str) -> Figure | None:
@@ -144,32 +149,35 @@ def _sweep_figure(
     part: str,
     method: str,
     backbone: str,
-    series: Callable[[Summary], tuple[str, float]],
+    points_of: Callable[[Summary], list[tuple[str, float]]],
     x_label: str,
     *,
     base: int | None = None,
+    label: Callable[[float], str] = "{:g}".format,
 ) -> Figure | None:
+    """A sweep's lines; `points_of` gives the lines that a place is on, and where along them."""
     found = [
         one
         for one in summaries(comparison.outcomes)
         if one.part == part and one.results and (one.method, one.backbone) == (method, backbone)
     ]
-    if len({series(one)[1] for one in found}) < 2:
+    placed = [(one, name, x) for one in found for name, x in points_of(one)]
+    if len({x for _, _, x in placed}) < 2:
         return None
     tasks = ordered([one.task for one in found])
     figure, axes = _panels(tasks, comparison)
-    names = ordered([series(one)[0] for one in found])
+    names = ordered([name for _, name, _ in placed])
     for panel, task in zip(axes, tasks, strict=False):
         for index, name in enumerate(names):
-            own = [one for one in found if one.task == task and series(one)[0] == name]
-            points = sorted(((series(one)[1], one.mean, one.deviation) for one in own), key=lambda point: point[0])
+            own = [(x, one) for one, line, x in placed if (one.task, line) == (task, name)]
+            points = [(x, one.mean, one.deviation) for x, one in sorted(own, key=lambda point: point[0])]
             if points:
                 x, y, errors = zip(*points, strict=True)
                 _line(panel, x, y, errors, name, series_style(index))
-        ticks = sorted({series(one)[1] for one in found if one.task == task})
+        ticks = sorted({x for one, _, x in placed if one.task == task})
         if base is not None:
             panel.set_xscale("log", base=base)
-        _plain_ticks(panel, ticks, lambda value: f"{value:g}", _columns(axes))
+        _plain_ticks(panel, ticks, label, _columns(axes))
     _finish(figure, axes, x_label, "score (%)", order=names)
     return figure
 
