@@ -13,7 +13,7 @@ import pytest
 
 from ptuning.compare import processes
 from ptuning.compare.cells import Cell, main_cells
-from ptuning.compare.processes import places, run_cells
+from ptuning.compare.processes import places, run_cells, usual_workers
 from ptuning.compare.reporting import Silent, shown_left
 from ptuning.compare.settings import CompareConfig
 
@@ -107,6 +107,9 @@ def test_gpus_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places(3)] == ["2", "5", "2"]
     assert "CUDA_VISIBLE_DEVICES" not in places(1)[0]
+    assert usual_workers() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert usual_workers() == 1
 
 
 def test_time_left_is_rounded() -> None:

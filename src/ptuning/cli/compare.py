@@ -33,7 +33,9 @@ def command(
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Directory or data set of one of the tasks.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Directory of everything. Default: runs/compare.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Cells at once, each in a process of its own.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Cells at once, each in a process of its own; default: one for each GPU.")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as selection=paper.")
     ] = None,

@@ -112,6 +112,11 @@ def run_cells(
         watcher.stop()
 
 
+def usual_workers() -> int:
+    """As many processes as there are GPUs that this one may use; one where there are none."""
+    return max(1, len(_gpus()))
+
+
 def places(workers: int) -> list[dict[str, str]]:
     """Environment variables of each place where a process runs: its GPU, taken in turns, or its share of the cores."""
     shared = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from ptuning.compare.cells import Cell, Group, best_tries, main_cells, tries
-from ptuning.compare.processes import Watcher, failure_in, run_cells
+from ptuning.compare.processes import Watcher, failure_in, run_cells, usual_workers
 from ptuning.compare.reporting import Silent
 from ptuning.compare.settings import CompareConfig
 from ptuning.compare.worker import RESULT_NAME, drop_heavy_files, write_cell
@@ -115,11 +115,12 @@ class _State:
                 selection=self._config.selection,
                 keep=self._config.keep,
             )
-        watcher.start(len(once) + len(earlier) + others, done, self._config.workers)
+        workers = self._config.workers or usual_workers()
+        watcher.start(len(once) + len(earlier) + others, done, workers)
         run_cells(
             waiting,
             self.directory_of,
-            workers=self._config.workers,
+            workers=workers,
             watcher=watcher,
             done_before=done,
             ended=lambda cell, error: self._ended(cell, error, [*before, *cells]),

@@ -91,7 +91,12 @@ class CompareConfig(Settings):
     )
     depth: DepthSweep = Field(default_factory=DepthSweep)
     length: LengthSweep = Field(default_factory=LengthSweep)
-    workers: Int = Field(1, ge=1, description="cells at once, each in a process of its own; GPUs are taken in turns")
+    workers: Int | None = Field(
+        None,
+        ge=1,
+        description="cells at once, each in a process of its own; GPUs are taken in turns; default: one for each GPU, "
+        "or one without",
+    )
     keep: bool = Field(False, description="keep the checkpoints and fine-tuned backbones of finished cells")
     output: str | None = Field(None, description="directory of everything; default: runs/compare")
 
