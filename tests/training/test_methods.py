@@ -296,6 +296,21 @@ def test_virtual_tokens_start_as_they_are_asked_to(init: str, run: TinyRun, tmp_
         assert len(set(words)) == 4 and not any(word.startswith("[") for word in words)
 
 
+def test_prompts_of_a_mixture_that_start_from_a_text_each_start_at_another_token(
+    run: TinyRun, tmp_path: Path, with_words: str
+) -> None:
+    text = {"prompts.init": "text", "prompts.init_text": "the red door", "prompts.prompt_length": 3}
+    settings = {**text, "prompts.mixture": 2, "training.learning_rate": 1e-12, "training.max_steps": 1}
+    train(run(tmp_path / "run", "soft-prompts", backbone=with_words, **settings))
+    backbone = load_backbone(with_words)
+    start = read_prompt(tmp_path / "run").adaptation.tensors["input_prompts"]
+    nearest = torch.cdist(start, backbone.model.get_input_embeddings().weight).argmin(2)
+    words = [backbone.tokenizer.convert_ids_to_tokens(own.tolist()) for own in nearest]
+    assert words == [["the", "red", "door"], ["red", "door", "the"]]
+    with pytest.raises(PromptError, match="3 tokens, but prompts.mixture is 4: .* at least 4 tokens"):
+        train(run(tmp_path / "more", "soft-prompts", backbone=with_words, **{**settings, "prompts.mixture": 4}))
+
+
 def test_virtual_tokens_start_from_a_saved_prompt(run: TinyRun, tmp_path: Path) -> None:
     train(run(tmp_path / "first", "prompt-tuning"))
     rate = {"training.learning_rate": 1e-12, "training.max_steps": 1, "prompts.init": str(tmp_path / "first")}

@@ -150,7 +150,18 @@ def _start(
                 raise PromptError(
                     f"prompts.init_text is {settings.init_text!r}, which has no tokens. Give a text to start from."
                 )
-            made = from_ids(weight, torch.tensor(ids), count)
+            if len(ids) < settings.mixture:
+                raise PromptError(
+                    f"prompts.init_text is {settings.init_text!r}, {len(ids)} tokens, but prompts.mixture is "
+                    f"{settings.mixture}: prompts that start the same stay the same. Give at least "
+                    f"{settings.mixture} tokens, so that each prompt can start at another."
+                )
+            made = torch.cat(
+                [
+                    from_ids(weight, torch.tensor(ids).roll(-number), settings.prompt_length)
+                    for number in range(settings.mixture)
+                ]
+            )
         case "labels":
             ordinary = ordinary_ids(tokenizer, len(weight))
             made = from_labels(weight, _label_ids(kind, tokenizer), ordinary, count, generator)
