@@ -53,10 +53,16 @@ def test_without_a_validation_file_two_parts_are_held_out(data: Callable[..., An
     assert (len(found.train), len(found.validation), len(found.reported)) == (13, 3, 4)
     parts = [row["text"] for part in (found.train, found.validation, found.reported) for row in part]
     assert sorted(parts) == sorted(row["text"] for row in ROWS)
-    assert found.reported == data(ROWS, development_fraction=0.2).validation  # the same as when they choose
     assert found.reported == data(ROWS, selection="development", development_fraction=0.2, splits=["validation"]).rows(
         "validation"
     )
+
+
+def test_rows_to_report_without_a_file_are_the_same_for_all_seeds(data: Callable[..., Any]) -> None:
+    first, second = (data(ROWS, selection="development", seed=seed) for seed in (11, 12))
+    assert first.reported == second.reported and first.validation != second.validation
+    assert "the same for all seeds" in first.notes[0]
+    assert data(ROWS, seed=11).validation != data(ROWS, seed=12).validation  # to choose by, and to report on
 
 
 def test_validation_rows_alone_are_those_of_the_file(data: Callable[..., Any]) -> None:

@@ -18,7 +18,7 @@ class HeldOut:
     """How the rows to choose by were held out of train.
 
     Attributes:
-        seed: that drew them.
+        seed: that drew them; rows to report on, where there is no file of them, are drawn alike for all seeds.
         development_fraction: part of train, in (0, 1).
         selection: `validation` where there are no other validation rows; `development` where there are, which are kept
             for reporting.
@@ -31,6 +31,9 @@ class HeldOut:
 
 def hold_out_validation(rows: list[Row], how: HeldOut, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
     """Part the rows of train into train and validation, where validation has no file.
+
+    Where other rows choose, those of validation are for reporting, and are the same whatever the seed: so no seed
+    learns from, or chooses by, what another one reports.
 
     Args:
         rows: of train.
@@ -46,10 +49,12 @@ def hold_out_validation(rows: list[Row], how: HeldOut, name: str, notes: list[st
     """
     if count_units(rows) < 2:
         raise _too_few(rows, f"{name} has", "there is no validation file")
-    train, validation = _part(rows, how, "development")
+    is_reported = how.selection == "development"
+    train, validation = _part(rows, how, "reported rows" if is_reported else f"development rows {how.seed}")
+    drawn = "the same for all seeds" if is_reported else f"seed {how.seed}"
     notes.append(
         f"No validation file: {len(validation)} of {len(rows)} train rows "
-        f"(development_fraction {how.development_fraction:g}, seed {how.seed}) held out for validation."
+        f"(development_fraction {how.development_fraction:g}, {drawn}) held out for validation."
     )
     return train, validation
 
@@ -61,7 +66,7 @@ def hold_out_development(rows: list[Row], how: HeldOut, name: str, notes: list[s
     """
     if count_units(rows) < 2:
         raise _too_few(rows, f"{name} has, for training,", "data.selection is development")
-    train, development = _part(rows, how, "selection")
+    train, development = _part(rows, how, f"selection rows {how.seed}")
     notes.append(
         f"selection: development: {len(development)} of {len(rows)} train rows "
         f"(development_fraction {how.development_fraction:g}, seed {how.seed}) held out to choose by; the validation "
@@ -72,7 +77,7 @@ def hold_out_development(rows: list[Row], how: HeldOut, name: str, notes: list[s
 
 def _part(rows: list[Row], how: HeldOut, draw: str) -> tuple[list[Row], list[Row]]:
     count = min(max(1, round(len(rows) * how.development_fraction)), len(rows) - 1)
-    chosen = set(draw_rows(rows, count, f"{draw} rows {how.seed}"))
+    chosen = set(draw_rows(rows, count, draw))
     kept = [row for index, row in enumerate(rows) if index not in chosen]
     return kept, [rows[index] for index in sorted(chosen)]
 
