@@ -95,8 +95,18 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "length": {f"length {length}": {**_BASE, "prompts.prompt_length": length} for length in (4, 8, 20, 50, 100)},
     "reparameterization": {
-        f"mlp, rate {rate:g}": {"prompts.reparameterization": "mlp", "training.learning_rate": rate}
-        for rate in (1e-3, 2e-3, 5e-3, 1e-2)
+        **{
+            f"mlp, rate {rate:g}": {"prompts.reparameterization": "mlp", "training.learning_rate": rate}
+            for rate in (5e-4, 2e-3, 5e-3, 1e-2)
+        },
+        **{
+            f"mlp, rate {rate:g}, head 0.01": {
+                "prompts.reparameterization": "mlp",
+                "training.learning_rate": rate,
+                "training.head_learning_rate": 1e-2,
+            }
+            for rate in (2e-4, 1e-3, 2e-3, 5e-3)
+        },
     },
     "warm-up": {f"warm-up {part:g}": {**_BASE, "training.warmup": part} for part in (0.0, 0.06, 0.2)},
     "schedule": {

@@ -54,6 +54,9 @@ def test_collapse_with_the_mlp_names_no_start_that_it_does_not_have() -> None:
     advice = collapse_advice(config, "accuracy", 0.52, None)
     assert "three times that), or prompts.reparameterization to none; more training.epochs" in advice
     assert "init" not in advice
+    config = load_config(None, {"task": "classification", **mlp, "training.learning_rate": 0.002})
+    advice = collapse_advice(config, "accuracy", 0.52, None)
+    assert "training.head_learning_rate (now 0.002; try 0.01), or prompts.reparameterization to none" in advice
 
 
 def test_memory_errors_of_every_device_are_known() -> None:

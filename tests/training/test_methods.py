@@ -475,6 +475,22 @@ def test_defaults_depend_on_the_method(run: TinyRun, tmp_path: Path) -> None:
     assert found["prompting"].training.learning_rate is None
 
 
+def test_an_mlp_has_a_rate_of_its_own_and_its_head_another(run: TinyRun, tmp_path: Path) -> None:
+    def rates(method: str, **settings: Any) -> tuple[float | None, float | None]:
+        training = with_method_defaults(run(tmp_path, method, **settings)).training
+        return training.learning_rate, training.head_learning_rate
+
+    mlp = {"prompts.reparameterization": "mlp"}
+    assert rates("p-tuning-v2") == (1e-2, None)
+    assert rates("p-tuning-v2", **mlp) == rates("prefix-tuning") == (2e-3, 1e-2)
+    assert rates("prefix-tuning", **{"training.head_learning_rate": 0.5}) == (2e-3, 0.5)
+    # one rate for both where it is given, as in the official recipes
+    assert rates("prefix-tuning", **{"training.learning_rate": 1e-4}) == (1e-4, None)
+    assert rates("prefix-tuning", **{"training.learning_rate_probe": True}) == (None, None)
+    words = {"head.kind": "verbalizer", "data.pattern": "{text} It was {mask}.", "head.words": {"blue": "blue"}}
+    assert rates("prefix-tuning", **words) == (2e-3, None)  # nothing of its own is trained
+
+
 def test_gradients_reach_what_a_method_trains_and_nothing_else(
     run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ class Method:
             prompts.
         init: what its prompts start from by default.
         learning_rate: of what it trains, by default; None where no steps are made.
+        mlp_rates: of an MLP that produces its prompts, and of the head beside it, by default; None: `learning_rate`.
         backbone_dropout: whether the backbone drops out in training, by default.
         has_deep_prompts: whether it has prompts at every layer, which banks, populations and mixed batches need.
         has_input_prompts: whether it has virtual tokens among the embeddings, which occupy positions.
@@ -48,6 +49,7 @@ class Method:
     reparameterizations: tuple[Reparameterization, ...] = ()
     init: str = "normal"
     learning_rate: float | None = None
+    mlp_rates: tuple[float, float] | None = None
     backbone_dropout: Literal["checkpoint", "off"] = "checkpoint"
     has_deep_prompts: bool = False
     has_input_prompts: bool = False
@@ -61,6 +63,8 @@ class Method:
 
 
 _ANY_HEAD: tuple[HeadName, ...] = ("linear", "verbalizer")
+_MLP_RATES = (2e-3, 1e-2)
+"""A lower rate than that of prompts themselves; a head that had it too would learn too slowly (docs/evidence.md)."""
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -74,6 +78,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 heads=_ANY_HEAD,
                 reparameterizations=("none", "mlp"),
                 learning_rate=1e-2,
+                mlp_rates=_MLP_RATES,
                 backbone_dropout="off",
                 has_deep_prompts=True,
             ),
@@ -84,7 +89,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 source="Li and Liang, ACL 2021, arXiv 2101.00190",
                 heads=_ANY_HEAD,
                 reparameterizations=("mlp",),
-                learning_rate=2e-3,
+                learning_rate=_MLP_RATES[0],
+                mlp_rates=_MLP_RATES,
                 backbone_dropout="off",
                 has_deep_prompts=True,
             ),
@@ -208,14 +214,23 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
             f"training.quantization is {training.quantization} and training.sharding {training.sharding}, but weights "
             "in 8 or 4 bits are kept whole in every process. Set one of the two to none."
         )
-    rate = training.learning_rate or (None if training.learning_rate_probe else method.learning_rate)
+    rate, head_rate = training.learning_rate, training.head_learning_rate
+    if rate is None and not training.learning_rate_probe:
+        rate = method.learning_rate
+        if made == "mlp" and method.mlp_rates is not None:
+            rate, of_head = method.mlp_rates
+            head_rate = head_rate or (of_head if head == "linear" else None)
     update: dict[str, dict[str, Any]] = {
         "prompts": {
             "reparameterization": made,
             "init": prompts.init or ("normal" if made != "none" else method.init),
         },
         "head": {"kind": head},
-        "training": {"learning_rate": rate, "backbone_dropout": backbone_dropout(config)},
+        "training": {
+            "learning_rate": rate,
+            "head_learning_rate": head_rate,
+            "backbone_dropout": backbone_dropout(config),
+        },
     }
     groups = {name: getattr(config, name).model_copy(update=values) for name, values in update.items()}
     return config.model_copy(update=groups)

@@ -181,7 +181,7 @@ class TrainingConfig(Settings):
         None,
         gt=0.0,
         le=HIGHEST_RATE,
-        description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2",
+        description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2 without an MLP",
     )
     learning_rate_probe: bool = Field(
         False,
@@ -195,7 +195,10 @@ class TrainingConfig(Settings):
         description="of the values of prompts, and of their gate; default: learning_rate, as for keys",
     )
     head_learning_rate: Float | None = Field(
-        None, gt=0.0, le=HIGHEST_RATE, description="of the head; default: learning_rate"
+        None,
+        gt=0.0,
+        le=HIGHEST_RATE,
+        description="of the head; default: learning_rate, or 0.01 where an MLP makes the prompts and that is left out",
     )
     schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
         "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"
