@@ -174,6 +174,15 @@ def test_only_tables_are_made_where_that_is_asked(settings: Make, in_this_proces
     assert (tmp_path / "table.md").read_text() == before
 
 
+def test_tables_alone_find_what_a_search_came_to_in_its_cells(
+    settings: Make, in_this_process: list[str], tmp_path: Path
+) -> None:
+    search = {"p-tuning-v2": {"training.learning_rate": [1e-2, 1e-3]}}
+    whole = compare_methods(settings(tmp_path, search=search))
+    (tmp_path / "results.json").unlink()
+    assert compare_methods(settings(tmp_path, search=search), tables_only=True).outcomes == whole.outcomes
+
+
 def test_a_score_that_is_no_number_is_a_failure(
     settings: Make, in_this_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ def compare_methods(config: CompareConfig, *, watcher: Watcher | None = None, ta
         if not tables_only:
             replace_file(directory / CONFIG_NAME, config.to_yaml())
             state.run(searched, watcher, others=_num_main_cells(config))
-        chosen = best_tries(searched, {key: result.development_score for key, result in state.results.items()})
+        chosen = best_tries(searched, state.scores_to_choose_by(searched))
         cells = main_cells(config, chosen)
         if not tables_only:
             state.run(cells, watcher, before=searched)
@@ -125,6 +125,10 @@ class _State:
             done_before=done,
             ended=lambda cell, error: self._ended(cell, error, [*before, *cells]),
         )
+
+    def scores_to_choose_by(self, cells: Sequence[Cell]) -> dict[str, float]:
+        """Scores of those cells that are finished, by key."""
+        return {cell.key: self.results[cell.key].development_score for cell in cells if self._is_finished(cell)}
 
     def comparison(self, cells: Sequence[Cell]) -> Comparison:
         """What some cells came to."""
