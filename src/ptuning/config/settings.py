@@ -198,7 +198,8 @@ class TrainingConfig(Settings):
         None,
         gt=0.0,
         le=HIGHEST_RATE,
-        description="of the head; default: learning_rate, or 0.01 where an MLP makes the prompts and that is left out",
+        description="of the head; default: learning_rate, or where that is left out and an MLP makes keys and values, "
+        "0.01",
     )
     schedule: Literal["linear", "constant", "exponential_per_epoch"] = Field(
         "linear", description="linear: to 0 at the end; exponential_per_epoch: times 0.95 after each epoch"

@@ -42,9 +42,9 @@ def collapse_advice(config: RunConfig, metric: str, score: float, majority: floa
     start = f"prompts.init_std (now {prompts.init_std:g}; try {other_std:g}), or prompts.init to tokens"
     if prompts.reparameterization == "mlp":
         start = "or prompts.reparameterization to none"  # the MLP has one start
-        of_head, usual = training.head_learning_rate or training.learning_rate, 1e-2
-        if of_head is not None and of_head < usual and config.head.kind != "verbalizer":
-            start = f"training.head_learning_rate (now {of_head:g}; try {usual:g}), {start}"
+        usual, of_head = METHODS[config.method].mlp_rates, training.head_learning_rate or training.learning_rate
+        if usual is not None and of_head is not None and of_head < usual[1] and config.head.kind != "verbalizer":
+            start = f"training.head_learning_rate (now {of_head:g}; try {usual[1]:g}), {start}"
     return (
         f"{same} The prompts have collapsed or not started to learn. Change training.learning_rate (now "
         f"{training.learning_rate:g}; try a third or three times that), {start}; more training.epochs (now "
