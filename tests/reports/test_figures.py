@@ -113,25 +113,24 @@ def test_sweeps_have_a_line_for_each_side_and_each_way(study: Comparison) -> Non
 
 
 @pytest.mark.parametrize(
-    ("splits", "scores", "curves", "axis"),
+    ("splits", "chosen_by", "axis"),
     [
-        (("test", "test"), "other rows, those of validation", "Scores on the validation rows", "validation rows (%)"),
+        (("test", "test"), "validation rows", "validation rows (%)"),
         (
             ("validation", "test"),
-            "cut from train, and those of validation where test is reported",
-            "rows cut from train, and those of validation where test is reported",
+            "rows cut from train, and validation rows where test is reported",
             "rows to choose by (%)",
         ),
     ],
 )
 def test_where_test_rows_are_reported_those_of_validation_have_chosen(
-    splits: tuple[str, str], scores: str, curves: str, axis: str, outcome: Make, comparison: Make
+    splits: tuple[str, str], chosen_by: str, axis: str, outcome: Make, comparison: Make
 ) -> None:
     tasks = dict(zip(("rte", "ner"), splits, strict=True))
     made = comparison(*(outcome(m, task, split=own) for m in ("bitfit", "lora") for task, own in tasks.items()))
     drawn = figures(made)
-    assert scores in " ".join(drawn["trained_parameters"].get_suptitle().split())
-    assert curves in " ".join(drawn["learning_curves"].get_suptitle().split())
+    assert f"chosen by others: {chosen_by}" in " ".join(drawn["trained_parameters"].get_suptitle().split())
+    assert f"are chosen by: {chosen_by};" in " ".join(drawn["learning_curves"].get_suptitle().split())
     assert drawn["learning_curves"].axes[0].get_ylabel() == axis
     assert _titles(drawn["learning_curves"])[1] == "ner (accuracy, test)"
 

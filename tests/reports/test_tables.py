@@ -42,7 +42,7 @@ def test_a_column_says_which_rows_it_is_on(outcome: Make, comparison: Make) -> N
     )
     (table,) = score_tables(made)
     assert table.columns == ("method", "seeds", "rte (accuracy)", "ner (accuracy, test)", "average")
-    assert "cut from train, and those of validation where test is reported." in table.caption
+    assert "cut from train, and validation rows where test is reported." in table.caption
     (depth,) = sweep_tables(made)
     assert depth.columns == ("layers", "ner (accuracy, test)")
     rows = list(csv.DictReader(io.StringIO(to_csv(made))))

@@ -16,24 +16,16 @@ def caption(comparison: Comparison) -> str:
     """What a score is on, for every table and figure but those of learning curves."""
     if comparison.selection == "paper":
         return "The paper's way: the best epoch on the validation rows is the score, chosen by the rows it is on"
-    others, is_mixed = _other_splits(comparison)
-    if is_mixed:
-        chosen_by = f"cut from train, and those of validation where {others} is reported"
-    else:
-        chosen_by = "those of validation" if others else "cut from train"
-    return f"Scores on held-out rows; epochs and settings were chosen on other rows, {chosen_by}"
+    return f"Scores on held-out rows; epochs and settings were chosen by others: {_rows_to_choose_by(comparison)}"
 
 
 def curve_caption(comparison: Comparison) -> str:
     """What the scores of learning curves are on."""
     if comparison.selection == "paper":
         return "The paper's way: scores on the validation rows, the best of which is reported; bands: all seeds"
-    others, is_mixed = _other_splits(comparison)
-    if is_mixed:
-        rows = f"rows cut from train, and those of validation where {others} is reported,"
-    else:
-        rows = "validation rows" if others else "rows cut from train"
-    return f"Scores on the {rows} that epochs and settings are chosen by; bands: all seeds"
+    return (
+        f"Scores on the rows that epochs and settings are chosen by: {_rows_to_choose_by(comparison)}; bands: all seeds"
+    )
 
 
 def rows_of_curves(comparison: Comparison) -> str:
@@ -47,6 +39,14 @@ def rows_of_curves(comparison: Comparison) -> str:
 def measure(result: Result) -> str:
     """What a column or panel shows: the metric, and of which rows where they are not those of validation."""
     return result.metric if result.split == VALIDATION else f"{result.metric}, {result.split}"
+
+
+def _rows_to_choose_by(comparison: Comparison) -> str:
+    """Which rows epochs and settings are chosen by where the score is on others."""
+    others, is_mixed = _other_splits(comparison)
+    if is_mixed:
+        return f"rows cut from train, and validation rows where {others} is reported"
+    return "validation rows" if others else "rows cut from train"
 
 
 def _other_splits(comparison: Comparison) -> tuple[str, bool]:
