@@ -23,6 +23,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ _STARTS: dict[str, dict[str, Any]] = {
     "statistics": {"prompts.init": "statistics"},
 }
 _BASE = {"prompts.init": "statistics", "training.learning_rate": 2e-2}
+_AT_001 = {"training.learning_rate": 1e-2}
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "other methods": {
@@ -112,8 +115,8 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "schedule": {
         name: {**_BASE, "training.schedule": name} for name in ("linear", "constant", "exponential_per_epoch")
     },
-    "backbone dropout": {name: {"training.backbone_dropout": name} for name in ("checkpoint", "off")},
-    "precision": {name: {"training.precision": name} for name in ("bf16", "fp32")},
+    "backbone dropout": {name: {**_AT_001, "training.backbone_dropout": name} for name in ("checkpoint", "off")},
+    "precision": {name: {**_AT_001, "training.precision": name} for name in ("bf16", "fp32")},
     "dropout": {
         "prompts 0.1": {**_BASE, "prompts.dropout": 0.1},
         "prompts 0.3": {**_BASE, "prompts.dropout": 0.3},
@@ -243,10 +246,12 @@ def tables(lines: list[dict[str, Any]]) -> list[str]:
     for group, rows, epochs in sorted({(line["group"], line["rows"] or 0, line["epochs"]) for line in lines}):
         own = [line for line in lines if (line["group"], line["rows"] or 0, line["epochs"]) == (group, rows, epochs)]
         sets = [name for name in SETS if any(line["set"] == name for line in own)]
-        seeds = len({line["seed"] for line in own})
-        about = f"{rows or 'all'} training rows, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
+        num_seeds = Counter((line["candidate"], line["set"]) for line in own)
+        seeds = _span(num_seeds.values())
+        is_even = seeds.isdecimal()
+        about = f"{rows or 'all'} training rows, {epochs} epochs, {seeds} seed{'' if seeds == '1' else 's'}"
         text += ["", f"{group[0].upper()}{group[1:]}: {about}", ""]
-        columns = [*sets, "mean"] if len(sets) > 1 else sets
+        columns = [*(() if is_even else ("seeds",)), *sets, *(("mean",) if len(sets) > 1 else ())]
         text.append(f"| candidate | {' | '.join(columns)} |")
         text.append(f"| --- |{' --- |' * len(columns)}")
         for candidate in dict.fromkeys(line["candidate"] for line in own):
@@ -254,12 +259,19 @@ def tables(lines: list[dict[str, Any]]) -> list[str]:
             for name in sets:
                 found = [line["score"] for line in own if (line["set"], line["candidate"]) == (name, candidate)]
                 means.append(100 * statistics.fmean(found) if found else None)
-            shown = ["-" if mean is None else f"{mean:.1f}" for mean in means]
+            shown = [] if is_even else [_span(num for (one, _), num in num_seeds.items() if one == candidate)]
+            shown += ["-" if mean is None else f"{mean:.1f}" for mean in means]
             whole = [mean for mean in means if mean is not None]
             if len(sets) > 1:
                 shown.append(f"{statistics.fmean(whole):.1f}" if len(whole) == len(sets) else "-")
             text.append(f"| {candidate} | {' | '.join(shown)} |")
     return text[1:]
+
+
+def _span(numbers: Iterable[int]) -> str:
+    """Such as `1 to 3`, or `3` where all are."""
+    found = sorted(set(numbers))
+    return " to ".join(str(number) for number in dict.fromkeys((found[0], found[-1])))
 
 
 def _arguments() -> argparse.Namespace:

@@ -270,6 +270,11 @@ def test_tables_of_the_recipe_study_average_over_sets_only_where_there_are_sever
         *("| candidate | sst2 |", "| --- | --- |", "| a | 55.0 |"),
         *("| candidate | sst2 | mrpc | mean |", "| --- | --- | --- | --- |", "| a | 50.0 | 70.0 | 60.0 |"),
     ]
+    table = [line for line in study.tables([*gate, {**one, "candidate": "b"}]) if line]
+    assert table == [
+        "Gate: 100 training rows, 2 epochs, 1 to 2 seeds",
+        *("| candidate | seeds | sst2 |", "| --- | --- | --- |", "| a | 2 | 55.0 |", "| b | 1 | 50.0 |"),
+    ]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.name)
