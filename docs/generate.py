@@ -289,6 +289,8 @@ def methods() -> list[str]:
     lines += _header("`method`", "`prompts.reparameterization`", "learning rate", "needs `data.pattern`", "source")
     for method in METHODS.values():
         rate = "-" if method.learning_rate is None else f"{method.learning_rate:g}"
+        if method.full_rate_up_to is not None:
+            rate += f" · min(1, {method.full_rate_up_to} / hidden size)"
         if method.mlp_rates is not None:
             with_mlp = "{:g}, head {:g}".format(*method.mlp_rates)
             rate = with_mlp if method.reparameterizations == ("mlp",) else f"{rate}; `mlp`: {with_mlp}"

@@ -41,7 +41,7 @@ def test_a_length_sweep_has_each_length_with_and_without_an_mlp(settings: Make, 
     cells = [cell for cell in main_cells(settings(tmp_path, length=sweep), {}) if cell.part == "length"]
     found = [(c.config.prompts.prompt_length, c.config.prompts.reparameterization) for c in cells]
     assert found == [(1, "none"), (8, "none"), (1, "mlp"), (8, "mlp")]
-    assert [c.config.training.learning_rate for c in cells] == [0.01, 0.01, 0.5, 0.5]
+    assert [c.config.training.learning_rate for c in cells] == [None, None, 0.5, 0.5]
     assert cells[3].place == {"prompt_length": 8, "reparameterization": "mlp"}
 
 

@@ -62,6 +62,21 @@ def test_what_is_the_methods_own_default_is_the_same_cell(config: RunConfig) -> 
         assert cell_key(_with(config, setting, value), "validation") == key
 
 
+def test_a_rate_that_follows_from_a_width_is_known_from_the_backbone(config: RunConfig, tmp_path: Path) -> None:
+    """The same cell as with the rate given, where the width is known, and never one with another rate."""
+    own = METHODS["p-tuning-v2"].learning_rate
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    (wide / "config.json").write_text('{"model_type": "bert", "hidden_size": 1024}')
+
+    def key(backbone: str, rate: float | None = None) -> str:
+        return cell_key(_with(_with(config, "backbone", backbone), "training.learning_rate", rate), "validation")
+
+    assert key("minilm") == key("minilm", own)
+    assert key(str(wide)) == key(str(wide), 0.015) != key(str(wide), own)
+    assert len({key("owner/name"), key("owner/name", own), key("owner/name", 0.015)}) == 3
+
+
 def test_places_do_not_matter(config: RunConfig, tiny_backbone: Path, tmp_path: Path) -> None:
     shutil.copytree(str(config.data.path), tmp_path / "elsewhere")
     shutil.copytree(tiny_backbone, tmp_path / "copy")

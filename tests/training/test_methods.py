@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from ptuning.backbones.loading import load_backbone
 from ptuning.checkpoint import _digest_of, read_prompt, save_prompt
 from ptuning.config import METHODS, load_config, with_method_defaults
+from ptuning.config import methods as config_methods
 from ptuning.errors import BackboneError, BackboneMismatchError, CheckpointError, ConfigError, PromptError
 from ptuning.evaluation import evaluate
 from ptuning.methods import all_weights
@@ -460,7 +462,7 @@ def test_dropout_of_lora_is_its_own(
 
 
 def test_defaults_depend_on_the_method(run: TinyRun, tmp_path: Path) -> None:
-    found = {method: with_method_defaults(run(tmp_path, method)) for method in METHODS}
+    found = {method: with_method_defaults(run(tmp_path, method), hidden_size=384) for method in METHODS}
     assert {
         name: config.prompts.reparameterization for name, config in found.items() if METHODS[name].reparameterizations
     } == {
@@ -470,18 +472,33 @@ def test_defaults_depend_on_the_method(run: TinyRun, tmp_path: Path) -> None:
         "p-tuning": "lstm",
         "soft-prompts": "none",
     }
-    assert found["p-tuning-v2"].training.learning_rate == 1e-2
+    assert found["p-tuning-v2"].training.learning_rate == 4e-2
     assert found["fine-tuning"].training.learning_rate == 5e-5
     assert found["prompting"].training.learning_rate is None
 
 
+def test_a_wider_backbone_has_a_lower_rate(run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = METHODS["p-tuning-v2"]
+    rates = {width: method.learning_rate_at(width) for width in (32, 384, 768, 1024, 4096)}
+    assert rates == {32: 0.04, 384: 0.04, 768: 0.02, 1024: 0.015, 4096: 0.00375}
+    assert METHODS["bitfit"].learning_rate_at(4096) == METHODS["bitfit"].learning_rate
+
+    narrow = {**METHODS, method.name: replace(method, full_rate_up_to=8)}  # a quarter of this backbone's width
+    monkeypatch.setattr(config_methods, "METHODS", narrow)
+    train(run(tmp_path / "run", "p-tuning-v2", **{"training.max_steps": 1}))
+    found = load_config(tmp_path / "run" / "config.yaml").training
+    assert found.learning_rate == found.head_learning_rate == 0.01
+    train(run(tmp_path / "given", "p-tuning-v2", **{"training.max_steps": 1, "training.learning_rate": 0.04}))
+    assert load_config(tmp_path / "given" / "config.yaml").training.learning_rate == 0.04
+
+
 def test_an_mlp_has_a_rate_of_its_own_and_its_head_another(run: TinyRun, tmp_path: Path) -> None:
     def rates(method: str, **settings: Any) -> tuple[float | None, float | None]:
-        training = with_method_defaults(run(tmp_path, method, **settings)).training
+        training = with_method_defaults(run(tmp_path, method, **settings), hidden_size=32).training
         return training.learning_rate, training.head_learning_rate
 
     mlp = {"prompts.reparameterization": "mlp"}
-    assert rates("p-tuning-v2") == (1e-2, None)
+    assert rates("p-tuning-v2") == (4e-2, None)
     assert rates("p-tuning-v2", **mlp) == rates("prefix-tuning") == (2e-3, 1e-2)
     assert rates("prefix-tuning", **{"training.head_learning_rate": 0.5}) == (2e-3, 0.5)
     # one rate for both where it is given, as in the official recipes

@@ -112,10 +112,10 @@ def test_rates_rise_and_those_that_are_given_stay(
     asked: list[Any] = []
     monkeypatch.setattr(rate_probe, "choose_rate", lambda *curve: asked.append(curve) or (0.08, 0.04))
     short = {"training.max_steps": 1, "training.accumulation": 2}
-    expected = [0.01 * 100 ** (2 * step / (FEW - 1) - 1) for step in range(FEW)]
+    expected = [0.04 * 100 ** (2 * step / (FEW - 1) - 1) for step in range(FEW)]
     train(tiny_run(tmp_path / "together", **PROBE, **short))
     assert [prompts for prompts, _ in rates] == [head for _, head in rates] == pytest.approx(expected)
-    assert (expected[0], expected[-1]) == pytest.approx((1e-4, 1.0))
+    assert (expected[0], expected[-1]) == pytest.approx((4e-4, 4.0))
     ((tried, losses),) = asked
     assert tried == pytest.approx(expected) and len(losses) == FEW and len(set(losses)) > FEW / 2
     assert load_config(tmp_path / "together" / "config.yaml").training.learning_rate == 0.04
@@ -186,14 +186,14 @@ def test_it_ends_where_losses_are_no_numbers(
     notes = _Notes()
     with pytest.raises(TrainingError, match="the loss became inf"):  # the run has such losses too
         train(tiny_run(tmp_path / "run", **PROBE), report=notes)
-    assert len(rates) == 5 and " in 5 steps with rates from 0.0001 to " in " ".join(notes.told)
+    assert len(rates) == 5 and " in 5 steps with rates from 0.0004 to " in " ".join(notes.told)
 
 
 def test_where_no_rate_gives_a_number_there_is_an_error(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _spoilt_from(monkeypatch, 1)
-    with pytest.raises(TrainingError, match=r"not finite at learning_rate 0.0001, the lowest .* Set training.prec"):
+    with pytest.raises(TrainingError, match=r"not finite at learning_rate 0.0004, the lowest .* Set training.prec"):
         train(tiny_run(tmp_path / "run", **PROBE))
     assert not (tmp_path / "run").exists()
 

@@ -132,7 +132,7 @@ def test_a_run_leaves_config_metrics_checkpoint_and_prompt(tiny_run: TinyRun, tm
     assert lines[result.best_epoch - 1]["is_best"]
     saved = load_config(tmp_path / "run" / "config.yaml")
     assert saved.training.metric == "accuracy" == result.metric
-    assert saved.training.head_learning_rate == pytest.approx(1e-2)
+    assert saved.training.head_learning_rate == pytest.approx(4e-2)
     assert saved.training.precision == "fp32"
     assert saved.head.pooling == "cls"
     assert result.counts["prompts"] == 2 * 2 * 4 * 4 * 8
@@ -375,7 +375,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_checkpoint_before(
     told = Told()
     with monkeypatch.context() as patched:
         patched.setattr(Classification, "loss", breaks)
-        with pytest.raises(TrainingError, match=r"the loss became nan by step \d \(learning_rate 0.01.*Lower training"):
+        with pytest.raises(TrainingError, match=r"the loss became nan by step \d \(learning_rate 0.04.*Lower training"):
             train(tiny_run(tmp_path / "run", **settings), report=told)
     assert told.stopped == 1
     state = json.loads((tmp_path / "run" / "checkpoints" / "last" / "state.json").read_text())
@@ -723,7 +723,7 @@ def test_resuming_with_other_settings_is_refused_and_named(tiny_run: TinyRun, tm
         train(other, resume=True)
     assert str(caught.value) == (
         f"{tmp_path / 'run'} was started with other settings: data.columns {{}} then, {{'text': 'text'}} now; "
-        "training.learning_rate 0.01 then, 0.5 now; training.head_learning_rate 0.01 then, 0.5 now. Resume with "
+        "training.learning_rate 0.04 then, 0.5 now; training.head_learning_rate 0.04 then, 0.5 now. Resume with "
         "those it was started with (`ptuning train --resume --output DIR` alone takes them from there), or use another "
         "--output."
     )

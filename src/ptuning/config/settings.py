@@ -181,7 +181,8 @@ class TrainingConfig(Settings):
         None,
         gt=0.0,
         le=HIGHEST_RATE,
-        description="of the prompts, or what the method trains; default by method, 0.01 for p-tuning-v2 without an MLP",
+        description="of the prompts, or what the method trains; default by method, of p-tuning-v2 without an MLP 0.04 "
+        "up to a hidden size of 384 and less above: 0.02 at 768, 0.015 at 1,024",
     )
     learning_rate_probe: bool = Field(
         False,

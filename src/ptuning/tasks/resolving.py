@@ -12,7 +12,9 @@ from ptuning.tasks.glm_patterns import GLM_PATTERNS
 from ptuning.tasks.patterned import with_pattern
 
 
-def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool | None = None) -> RunConfig:
+def with_task_defaults(
+    config: RunConfig, task: Task, *, has_pieces: bool | None = None, hidden_size: int | None = None
+) -> RunConfig:
     """Fills in what is left to the method and to the preset.
 
     Args:
@@ -20,12 +22,13 @@ def with_task_defaults(config: RunConfig, task: Task, *, has_pieces: bool | None
         task: preset or bare kind.
         has_pieces: whether the backbone fills blanks by pieces, as GLM does: presets have other patterns for it. None
             where that is not known.
+        hidden_size: of the backbone, or None where that is not known; see `with_method_defaults`.
 
     Raises:
         ConfigError: a setting is one that the method does not have, the template is not the pattern's, or entities
             are to fill a blank of a backbone that has masks.
     """
-    config = with_method_defaults(config)
+    config = with_method_defaults(config, hidden_size=hidden_size)
     if config.head.length_penalty and config.head.kind != "verbalizer":
         raise ConfigError(
             f"head.length_penalty is {config.head.length_penalty:g}, which is for label words, but head.kind is "

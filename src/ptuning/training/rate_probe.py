@@ -72,7 +72,7 @@ def find_learning_rate(
     Raises:
         TrainingError: the loss is no number even at the lowest rate, or memory ran out.
     """
-    usual = METHODS[config.method].learning_rate
+    usual = METHODS[config.method].learning_rate_at(backbone.description.hidden_size)
     assert usual is not None
     rates = [usual * SPAN ** (2 * step / (STEPS - 1) - 1) for step in range(STEPS)]
     with kept_random_state():

@@ -379,7 +379,12 @@ def resolve_config(config: RunConfig, prepared: PreparedTask, backbone: Backbone
     Raises:
         ConfigError: the metric is not one of the kind's.
     """
-    config = with_task_defaults(config, prepared.task, has_pieces=backbone.pieces is not None)
+    config = with_task_defaults(
+        config,
+        prepared.task,
+        has_pieces=backbone.pieces is not None,
+        hidden_size=backbone.description.hidden_size,
+    )
     training = config.training
     rate, epochs, evaluation_epochs = training.head_learning_rate, training.epochs, training.evaluation_epochs
     if METHODS[config.method].makes_steps:
