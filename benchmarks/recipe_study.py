@@ -246,7 +246,9 @@ def tables(lines: list[dict[str, Any]]) -> list[str]:
     for group, rows, epochs in sorted({(line["group"], line["rows"] or 0, line["epochs"]) for line in lines}):
         own = [line for line in lines if (line["group"], line["rows"] or 0, line["epochs"]) == (group, rows, epochs)]
         sets = [name for name in SETS if any(line["set"] == name for line in own)]
-        num_seeds = Counter((line["candidate"], line["set"]) for line in own)
+        num_seeds = Counter(
+            (one, name) for one, name, _ in {(line["candidate"], line["set"], line["seed"]) for line in own}
+        )
         seeds = _span(num_seeds.values())
         is_even = seeds.isdecimal()
         about = f"{rows or 'all'} training rows, {epochs} epochs, {seeds} seed{'' if seeds == '1' else 's'}"

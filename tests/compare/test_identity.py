@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ptuning.compare.identity import ADDED, VERSION, cell_key, data_digest, portable_settings
+from ptuning.backbones.loading import load_backbone
+from ptuning.compare import identity
+from ptuning.compare.identity import ADDED, VERSION, _hidden_size, cell_key, data_digest, portable_settings
 from ptuning.config import METHODS, RunConfig, load_config
 from ptuning.config.settings import group_names, setting_names
 from ptuning.errors import DataError
@@ -75,6 +78,22 @@ def test_a_rate_that_follows_from_a_width_is_known_from_the_backbone(config: Run
     assert key("minilm") == key("minilm", own)
     assert key(str(wide)) == key(str(wide), 0.015) != key(str(wide), own)
     assert len({key("owner/name"), key("owner/name", own), key("owner/name", 0.015)}) == 3
+
+
+def test_a_probe_is_around_the_usual_rate_which_is_in_the_key(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = _with(config, "training.learning_rate_probe", True)
+    before = cell_key(probed, "validation")
+    own = METHODS["p-tuning-v2"]
+    monkeypatch.setattr(identity, "METHODS", {**METHODS, own.name: replace(own, learning_rate=0.5)})
+    assert cell_key(probed, "validation") != before
+
+
+@pytest.mark.parametrize("name", ["minilm", "tiny"])
+def test_the_width_is_that_of_the_loaded_backbone(name: str, tiny_backbone: Path) -> None:
+    backbone = "minilm" if name == "minilm" else str(tiny_backbone)
+    assert _hidden_size(backbone) == load_backbone(backbone).description.hidden_size
 
 
 def test_places_do_not_matter(config: RunConfig, tiny_backbone: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_where_test_rows_are_reported_those_of_validation_have_chosen(
     tasks = dict(zip(("rte", "ner"), splits, strict=True))
     made = comparison(*(outcome(m, task, split=own) for m in ("bitfit", "lora") for task, own in tasks.items()))
     drawn = figures(made)
-    assert f"chosen by others: {chosen_by}" in " ".join(drawn["trained_parameters"].get_suptitle().split())
+    assert f"chosen by other rows: {chosen_by}" in " ".join(drawn["trained_parameters"].get_suptitle().split())
     assert f"are chosen by: {chosen_by};" in " ".join(drawn["learning_curves"].get_suptitle().split())
     assert drawn["learning_curves"].axes[0].get_ylabel() == axis
     assert _titles(drawn["learning_curves"])[1] == "ner (accuracy, test)"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ptuning.backbones.loading import Backbone, load_backbone
-from ptuning.config import load_config
+from ptuning.config import METHODS, load_config, methods
 from ptuning.errors import ConfigError, TrainingError
 from ptuning.model import PromptedModel
 from ptuning.multitask.settings import load_multitask_config
@@ -126,6 +127,22 @@ def test_rates_rise_and_those_that_are_given_stay(
     assert [others for _, *others in rates] == [pytest.approx([0.003, 0.07])] * FEW
     found = load_config(tmp_path / "apart" / "config.yaml").training
     assert (found.learning_rate, found.head_learning_rate, found.value_learning_rate) == (0.04, 0.003, 0.07)
+
+
+@pytest.mark.parametrize(("settings", "usual"), [({}, 0.01), ({"prompts.reparameterization": "mlp"}, 0.002)])
+def test_it_looks_around_the_default_of_this_width_and_way(
+    settings: dict[str, Any],
+    usual: float,
+    tiny_run: TinyRun,
+    tmp_path: Path,
+    rates: list[list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = METHODS["p-tuning-v2"]
+    narrow = {**METHODS, own.name: replace(own, full_rate_up_to=8)}  # a quarter of this backbone's width
+    monkeypatch.setattr(methods, "METHODS", narrow)
+    train(tiny_run(tmp_path / "run", **PROBE, **{"training.max_steps": 1, **settings}))
+    assert rates[0][0] == pytest.approx(usual / 100)
 
 
 def test_nothing_but_the_rate_stays_of_it(tiny_run: TinyRun, backbone: Backbone, tmp_path: Path) -> None:

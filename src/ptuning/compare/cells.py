@@ -36,7 +36,7 @@ class Cell:
         backbone: name.
         seed: of everything random.
         place: what sets the cell apart in its part: the settings of a try, the point of a sweep; empty in the table.
-        config: complete settings, without an output.
+        config: complete settings but a rate that follows from the backbone, without an output.
         split: rows that are reported.
         key: of what decides its result.
     """

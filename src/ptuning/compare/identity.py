@@ -16,8 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ptuning.backbones.embedded import HIDDEN_SIZE
-from ptuning.backbones.embedded import NAME as MINILM
+from ptuning.backbones import embedded
 from ptuning.config import METHODS, RunConfig, with_method_defaults
 from ptuning.config.methods import STARTS
 from ptuning.data.file_names import find_splits
@@ -94,9 +93,9 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     """What decides a result, with what is left to the method and the preset, so that a change there is another cell."""
     config = with_method_defaults(config, hidden_size=_hidden_size(config.backbone))
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "recipe"})
-    method, training = METHODS[config.method], config.training
-    if method.makes_steps and training.learning_rate is None and not training.learning_rate_probe:
-        values["training"]["learning_rate"] = [method.learning_rate, method.full_rate_up_to]  # and its backbone's width
+    method = METHODS[config.method]
+    if config.training.learning_rate is None and method.full_rate_up_to is not None:  # of the hub, or probed around it
+        values["training"]["learning_rate"] = [method.learning_rate, method.full_rate_up_to]
     if config.training.attention == "auto":
         values["training"]["attention"] = "sdpa"  # as the default was called, which it is wherever there was one
     task = get_task(config.task)
@@ -106,7 +105,7 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
         if config.data.pattern is None and task.name in GLM_PATTERNS and _is_glm(config.backbone):
             values["data"]["glm_pattern"] = asdict(GLM_PATTERNS[task.name])
     values["data"]["path"] = data_digest(config)
-    if config.backbone != MINILM and Path(config.backbone).is_dir():
+    if config.backbone != embedded.NAME and Path(config.backbone).is_dir():
         values["backbone"] = _files(str(Path(config.backbone).resolve()))
     for group in ("prompts", "head"):
         start = values[group]["init"]
@@ -118,7 +117,7 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
 
 def _hidden_size(backbone: str) -> int | None:
     """Of the embedded backbone, and of a directory that says it; None for one of the hub, which is not looked into."""
-    size = HIDDEN_SIZE if backbone == MINILM else _config_in(backbone).get("hidden_size")
+    size = embedded.HIDDEN_SIZE if backbone == embedded.NAME else _config_in(backbone).get("hidden_size")
     return size if isinstance(size, int) and size > 0 else None
 
 

@@ -232,7 +232,7 @@ class CompareConfig(Settings):
         return merged | ({"data.selection": "development"} if is_beside else {})
 
     def settings_of(self, method: str, task: str, backbone: str, more: Mapping[str, Any] | None = None) -> RunConfig:
-        """The settings of a cell, with the defaults of its method.
+        """The settings of a cell, with the defaults of its method that do not follow from the backbone.
 
         Of the settings that are common to several methods a cell has those that its method has; one that is given for
         the method itself must be one of them.

@@ -67,9 +67,9 @@ class Method:
     def learning_rate_at(self, hidden_size: int) -> float | None:
         """The default for a backbone of this hidden size, with three digits; None where no steps are made.
 
-        A step of Adam moves every virtual value by about the rate, and a layer's output projection sums as many of
-        them as the hidden size. The authors' rates for backbones of 1,024 are lower than those that are best at 384,
-        too: 0.005 to 0.01 for most sets (docs/recipes.md).
+        A step of Adam moves every virtual value by about the rate, and a layer's output projection sums all heads'
+        values, mostly as many as the hidden size. The authors' rates for backbones of 1,024 are lower than what is best
+        at 384, too: 0.005 to 0.01 for most sets (docs/recipes.md), where this gives 0.015.
         """
         if self.learning_rate is None or self.full_rate_up_to is None:
             return self.learning_rate
@@ -197,6 +197,20 @@ def backbone_dropout(config: RunConfig) -> Literal["checkpoint", "off"] | float:
     """Returns the dropout inside the backbone in training: what the config says, or what is usual for its method."""
     own = config.training.backbone_dropout
     return METHODS[config.method].backbone_dropout if own is None else own
+
+
+def usual_learning_rate(config: RunConfig, hidden_size: int) -> float | None:
+    """The learning rate of a run that gives none, whether or not it is probed; None where no steps are made.
+
+    Args:
+        config: of the run.
+        hidden_size: of its backbone.
+    """
+    method = METHODS[config.method]
+    made = config.prompts.reparameterization or next(iter(method.reparameterizations), "none")
+    if made == "mlp" and method.mlp_rates is not None:
+        return method.mlp_rates[0]
+    return method.learning_rate_at(hidden_size)
 
 
 def with_method_defaults(config: RunConfig, *, hidden_size: int | None = None) -> RunConfig:

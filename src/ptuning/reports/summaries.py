@@ -16,7 +16,7 @@ def caption(comparison: Comparison) -> str:
     """What a score is on, for every table and figure but those of learning curves."""
     if comparison.selection == "paper":
         return "The paper's way: the best epoch on the validation rows is the score, chosen by the rows it is on"
-    return f"Scores on held-out rows; epochs and settings were chosen by others: {_rows_to_choose_by(comparison)}"
+    return f"Scores on held-out rows; epochs and settings were chosen by other rows: {_rows_to_choose_by(comparison)}"
 
 
 def curve_caption(comparison: Comparison) -> str:

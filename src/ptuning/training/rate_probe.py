@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ptuning.backbones.loading import Backbone
-from ptuning.config import METHODS, RunConfig
+from ptuning.config import RunConfig
+from ptuning.config.methods import usual_learning_rate
 from ptuning.data.batching import Example, MixedBatches
 from ptuning.errors import TrainingError
 from ptuning.inference import padding_ids
@@ -35,7 +36,7 @@ from ptuning.training.value_rate import FACTOR
 
 STEPS = 100
 SPAN = 100.0
-"""The lowest rate is the method's default divided by this, the highest is the default times this."""
+"""The lowest rate is the run's default divided by this, the highest is the default times this."""
 
 _BELOW_LOWEST = 2.0  # the rate that is chosen is so many times lower than the one with the lowest loss
 _SMOOTHING = 0.9  # part of the mean loss so far that a step keeps
@@ -72,7 +73,7 @@ def find_learning_rate(
     Raises:
         TrainingError: the loss is no number even at the lowest rate, or memory ran out.
     """
-    usual = METHODS[config.method].learning_rate_at(backbone.description.hidden_size)
+    usual = usual_learning_rate(config, backbone.description.hidden_size)
     assert usual is not None
     rates = [usual * SPAN ** (2 * step / (STEPS - 1) - 1) for step in range(STEPS)]
     with kept_random_state():
