@@ -503,7 +503,7 @@ def test_an_mlp_has_a_rate_of_its_own_and_its_head_another(run: TinyRun, tmp_pat
     assert rates("prefix-tuning", **{"training.head_learning_rate": 0.5}) == (2e-3, 0.5)
     # one rate for both where it is given, as in the official recipes
     assert rates("prefix-tuning", **{"training.learning_rate": 1e-4}) == (1e-4, None)
-    assert rates("prefix-tuning", **{"training.learning_rate_probe": True}) == (None, None)
+    assert rates("prefix-tuning", **{"training.learning_rate_probe": True}) == (None, 1e-2)
     words = {"head.kind": "verbalizer", "data.pattern": "{text} It was {mask}.", "head.words": {"blue": "blue"}}
     assert rates("prefix-tuning", **words) == (2e-3, None)  # nothing of its own is trained
 

@@ -90,10 +90,12 @@ def test_the_run_is_the_same_as_with_that_rate_given(method: str, tiny_run: Tiny
     notes = _Notes()
     train(tiny_run(tmp_path / "probed", **settings, **PROBE), report=notes)
     found = load_config(tmp_path / "probed" / "config.yaml").training
-    assert found.learning_rate == found.head_learning_rate is not None and found.learning_rate_probe
+    assert found.learning_rate is not None and found.learning_rate_probe
+    assert found.head_learning_rate == (0.01 if method == "prefix-tuning" else found.learning_rate)  # beside an MLP
     (told,) = [text for text in notes.told if text.startswith("learning_rate ")]
     assert told.startswith(f"learning_rate {found.learning_rate:g}, half of ")
-    train(tiny_run(tmp_path / "given", **settings, **{"training.learning_rate": found.learning_rate}))
+    rates = {f"training.{name}": getattr(found, name) for name in ("learning_rate", "head_learning_rate")}
+    train(tiny_run(tmp_path / "given", **settings, **rates))
     assert _same(tmp_path / "probed", tmp_path / "given")
 
 

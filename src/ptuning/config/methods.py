@@ -64,8 +64,10 @@ class Method:
         """Whether it is trained by gradient descent."""
         return self.learning_rate is not None
 
-    def learning_rate_at(self, hidden_size: int) -> float | None:
-        """The default for a backbone of this hidden size, with three digits; None where no steps are made.
+    def learning_rate_at(self, hidden_size: int | None) -> float | None:
+        """The default for a backbone of this hidden size, with three digits.
+
+        None where no steps are made, and where it follows from a hidden size that is not known.
 
         A step of Adam moves every virtual value by about the rate, and a layer's output projection sums all heads'
         values, mostly as many as the hidden size. The authors' rates for backbones of 1,024 are lower than what is best
@@ -73,6 +75,8 @@ class Method:
         """
         if self.learning_rate is None or self.full_rate_up_to is None:
             return self.learning_rate
+        if hidden_size is None:
+            return None
         return float(f"{self.learning_rate * min(1.0, self.full_rate_up_to / hidden_size):.3g}")
 
 
@@ -199,12 +203,12 @@ def backbone_dropout(config: RunConfig) -> Literal["checkpoint", "off"] | float:
     return METHODS[config.method].backbone_dropout if own is None else own
 
 
-def usual_learning_rate(config: RunConfig, hidden_size: int) -> float | None:
-    """The learning rate of a run that gives none, whether or not it is probed; None where no steps are made.
+def usual_learning_rate(config: RunConfig, hidden_size: int | None) -> float | None:
+    """The learning rate of a run that gives none, whether or not it is probed; see `Method.learning_rate_at`.
 
     Args:
         config: of the run.
-        hidden_size: of its backbone.
+        hidden_size: of its backbone, or None where that is not known.
     """
     method = METHODS[config.method]
     made = config.prompts.reparameterization or next(iter(method.reparameterizations), "none")
@@ -248,14 +252,10 @@ def with_method_defaults(config: RunConfig, *, hidden_size: int | None = None) -
             "in 8 or 4 bits are kept whole in every process. Set one of the two to none."
         )
     rate, head_rate = training.learning_rate, training.head_learning_rate
-    if rate is None and not training.learning_rate_probe:
-        if made == "mlp" and method.mlp_rates is not None:
-            rate, of_head = method.mlp_rates
-            head_rate = head_rate or (of_head if head == "linear" else None)
-        elif method.full_rate_up_to is None:
-            rate = method.learning_rate
-        elif hidden_size is not None:
-            rate = method.learning_rate_at(hidden_size)
+    if rate is None:
+        if made == "mlp" and method.mlp_rates is not None and head == "linear":
+            head_rate = head_rate or method.mlp_rates[1]
+        rate = None if training.learning_rate_probe else usual_learning_rate(config, hidden_size)
     update: dict[str, dict[str, Any]] = {
         "prompts": {
             "reparameterization": made,
