@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,6 +96,18 @@ def test_both_sides_of_a_depth_sweep_end_at_all_layers(study: Comparison, outcom
     for line in panel.lines:
         assert (list(line.get_xdata()), line.get_ydata()[-1]) == ([1, 3, 6, 7], 90.0)
     assert [label.get_text() for label in panel.get_xticklabels()] == ["1", "3", "6", "all"]
+
+
+def test_trained_parameters_are_on_whole_decades_in_every_panel(outcome: Make, comparison: Make) -> None:
+    """Also where few cells are finished, whose own range may have no label, or many that overlap."""
+    made = comparison(outcome("bitfit", "rte"), outcome("lora", "rte"), outcome("bitfit", "ner"))
+    panels = [panel for panel in figures(made)["trained_parameters"].axes if panel.get_visible()]
+    limits = {panel.get_xlim() for panel in panels}
+    assert len(panels) > 1 and len(limits) == 1
+    low, high = (math.log10(limit) for limit in limits.pop())
+    assert low == pytest.approx(round(low)) and high == pytest.approx(round(high)) and high > low
+    points = [float(x) for panel in panels for line in panel.lines for x in line.get_xdata()]
+    assert points and low < min(map(math.log10, points)) and max(map(math.log10, points)) < high
 
 
 def test_curves_are_means_over_seeds(study: Comparison) -> None:

@@ -82,6 +82,7 @@ def parameters_figure(comparison: Comparison, backbone: str) -> Figure | None:
         return None
     tasks, styles = ordered([one.task for one in found]), _styles(comparison)
     titles = _titles(tasks)
+    exponents = [math.log10(one.trained) for one in found if one.trained]
     figure, axes = _panels(titles, comparison)
     for panel, title in zip(axes, titles, strict=False):
         for method, style in styles.items():
@@ -95,7 +96,8 @@ def parameters_figure(comparison: Comparison, backbone: str) -> Figure | None:
             else:  # nothing is trained, which a log scale has no place for
                 panel.axhline(100 * mean, color=style["color"], linestyle=":", linewidth=1.0, label=method)
         panel.set_xscale("log")
-        panel.margins(x=0.12)
+        if exponents:  # whole decades, which have labels, and the same in all panels
+            panel.set_xlim(10.0 ** math.floor(min(exponents) - 0.1), 10.0 ** math.ceil(max(exponents) + 0.1))
     _finish(figure, axes, "trained parameters", "score (%)", order=list(styles))
     return figure
 
