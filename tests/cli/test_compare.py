@@ -34,7 +34,7 @@ def test_a_table_and_what_failed_and_status_1(ptuning: Ptuning, arguments: list[
     result = ptuning("compare", *arguments, "--workers", "2")
     assert result.status == 1, result.err
     assert "Scores on tiny" in result.out and "Costs on tiny" in result.out
-    assert "Scores on held-out rows; epochs and settings were chosen on other rows" in result.out
+    assert "Scores on held-out rows; epochs and settings were chosen by other rows: rows cut from train" in result.out
     lines = result.out.splitlines()
     (row,) = [line for line in lines if line.split()[:2] == ["p-tuning-v2", "1"] and "*" in line]
     assert row.split()[1:] == ["1", row.split()[2], "*"]
