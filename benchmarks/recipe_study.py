@@ -55,7 +55,7 @@ _STARTS: dict[str, dict[str, Any]] = {
     "statistics": {"prompts.init": "statistics"},
 }
 _BASE = {"prompts.init": "statistics", "training.learning_rate": 2e-2}
-_AT_001 = {"training.learning_rate": 1e-2}
+_AT_001 = {"training.learning_rate": 1e-2}  # the default when what is recorded with it was run
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "other methods": {

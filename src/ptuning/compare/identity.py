@@ -99,7 +99,7 @@ def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     if config.training.attention == "auto":
         values["training"]["attention"] = "sdpa"  # as the default was called, which it is wherever there was one
     task = get_task(config.task)
-    if config.head.kind == "verbalizer" or METHODS[config.method].needs_pattern:
+    if config.head.kind == "verbalizer" or method.needs_pattern:
         values["data"]["pattern"] = config.data.pattern or task.pattern
         values["head"]["words"] = config.head.words or dict(task.words or {})
         if config.data.pattern is None and task.name in GLM_PATTERNS and _is_glm(config.backbone):
