@@ -88,13 +88,36 @@ def test_failed_and_missing_cells_are_shown(outcome: Make, comparison: Make) -> 
         outcome("lora", "rte", 0.6),
         missing=3,
     )
-    (table,) = score_tables(made)
+    table, _ = score_tables(made)
     assert table.rows[0] == ("bitfit", "1 to 2", "50.0 (1 failed)", "failed", "-")
-    assert table.rows[1] == ("lora", "1", "**60.0**", "-", "-")
+    assert table.rows[1] == ("lora", "1", "60.0", "-", "-")
     assert table.caption.endswith("3 cells have not run yet.")
     failures = failures_table(made)
     assert failures is not None
     assert failures.rows[0] == ("bitfit", "rte", "small", "1", "table", "memory ran out")
+
+
+def test_methods_with_other_seeds_are_compared_on_those_of_all(outcome: Make, comparison: Make) -> None:
+    """Seed 11 is an easy draw of rows: the mean of three is lower, and no less good a method."""
+    made = comparison(
+        *(outcome("p-tuning-v2", "rte", score, seed=seed) for seed, score in ((11, 0.9), (12, 0.6), (13, 0.6))),
+        outcome("lora", "rte", 0.8, seed=11),
+        outcome("lora", "rte", 0.8, backbone="other"),
+    )
+    all_seeds, shared, other = score_tables(made)
+    assert all_seeds.rows == (("p-tuning-v2", "3", "70.0 ± 17.3"), ("lora", "1", "80.0"))
+    assert "Bold" not in all_seeds.caption and "a second table, if any, has those of all" in all_seeds.caption
+    assert shared.title == "Scores on small with the seed 11 that all methods have"
+    assert shared.rows == (("p-tuning-v2", "1", "**90.0**"), ("lora", "1", "80.0"))
+    assert shared.caption.startswith("Percent, one seed.") and "Bold" in shared.caption
+    assert other.rows == (("lora", "1", "**80.0**"),)
+
+
+def test_without_a_seed_that_all_methods_have_there_is_one_table(outcome: Make, comparison: Make) -> None:
+    made = comparison(outcome("p-tuning-v2", seed=1), outcome("lora", seed=2), outcome("lora", seed=3))
+    (table,) = score_tables(made)
+    assert [row[1] for row in table.rows] == ["1", "2"]
+    assert "Bold" not in table.caption and not any("**" in cell for row in table.rows for cell in row)
 
 
 def test_a_method_whose_tries_all_failed_is_shown_as_failed(outcome: Make, comparison: Make) -> None:

@@ -38,55 +38,103 @@ class Table:
 
 
 def score_tables(comparison: Comparison) -> list[Table]:
-    """Methods x tasks, a table a backbone: mean and spread over seeds in percent, the best frozen methods bold."""
-    found = summaries(comparison.part("main"))
+    """Methods x tasks, a table a backbone: mean and spread over seeds in percent, the best frozen methods bold.
+
+    Where methods have different seeds, which draw different rows, nothing is bold there, and a second table has the
+    seeds that all of them have.
+    """
+    outcomes = comparison.part("main")
+    tables = []
+    for backbone in ordered([one.backbone for one in (*outcomes, *comparison.part("try"))]):
+        shared = _shared_seeds([one for one in outcomes if one.backbone == backbone])
+        tables.append(_score_table(comparison, backbone, outcomes, has_best=shared is None))
+        if shared:
+            own = [one for one in outcomes if one.seed in shared]
+            tables.append(_score_table(comparison, backbone, own, seeds=shared))
+    return tables
+
+
+def _shared_seeds(outcomes: Sequence[Outcome]) -> list[int] | None:
+    """The seeds that all methods have, maybe none; None where there are no others."""
+    by_method: dict[str, set[int]] = {}
+    for one in outcomes:
+        by_method.setdefault(one.method, set()).add(one.seed)
+    seeds = list(by_method.values())
+    shared = set.intersection(*seeds) if seeds else set()
+    return sorted(shared) if any(own != shared for own in seeds) else None
+
+
+def _score_table(
+    comparison: Comparison,
+    backbone: str,
+    outcomes: Sequence[Outcome],
+    *,
+    has_best: bool = True,
+    seeds: Sequence[int] | None = None,
+) -> Table:
+    """The scores of one backbone.
+
+    Args:
+        comparison: that they are of.
+        backbone: its name.
+        outcomes: of all backbones, those that count.
+        has_best: whether the best frozen methods are bold.
+        seeds: that the outcomes were picked by; None where all count.
+    """
+    found = summaries(outcomes)
     searched = {(one.method, one.task, one.backbone): one for one in summaries(_without_place(comparison.part("try")))}
     known = [*found, *searched.values()]
-    tables = []
-    for backbone in ordered([one.backbone for one in known]):
-        methods = ordered([one.method for one in known if one.backbone == backbone])
-        tasks = ordered([one.task for one in known if one.backbone == backbone])
-        at = {(one.method, one.task): one for one in found if one.backbone == backbone}
-        best = _best({task: [at[m, task] for m in methods if (m, task) in at] for task in tasks})
-        complete = {
-            m: [at[m, t] for t in tasks] for m in methods if all((m, t) in at and at[m, t].results for t in tasks)
-        }
-        averages = {method: average(own) for method, own in complete.items()} if len(tasks) > 1 else {}
-        best_average = max(
-            (shown(mean) for method, (mean, _) in averages.items() if complete[method][0].is_frozen),
-            key=float,
-            default=None,
+    methods = ordered([one.method for one in known if one.backbone == backbone])
+    tasks = ordered([one.task for one in known if one.backbone == backbone])
+    at = {(one.method, one.task): one for one in found if one.backbone == backbone}
+    best = _best({task: [at[m, task] for m in methods if (m, task) in at] for task in tasks}) if has_best else []
+    complete = {m: [at[m, t] for t in tasks] for m in methods if all((m, t) in at and at[m, t].results for t in tasks)}
+    averages = {method: average(own) for method, own in complete.items()} if len(tasks) > 1 else {}
+    best_average = max(
+        (shown(mean) for method, (mean, _) in averages.items() if has_best and complete[method][0].is_frozen),
+        key=float,
+        default=None,
+    )
+    rows = []
+    is_searched = any(one.num_tries > 1 for one in known)
+    for method in methods:
+        own = [one for one in known if (one.backbone, one.method) == (backbone, method)]
+        cells = [method, _seeds([at[method, task] for task in tasks if (method, task) in at])]
+        cells += [_range([one.num_tries for one in own], "{:.0f}".format)] if is_searched else []
+        for task in tasks:
+            one = at.get((method, task))
+            if one is None:
+                cells.append("failed" if (method, task, backbone) in searched and not comparison.missing else NONE)
+            else:
+                cells.append(_score(one, is_best=one in best))
+        if len(tasks) > 1:
+            cells.append(NONE if method not in averages else _with_spread(*averages[method]))
+            is_best = method in averages and shown(averages[method][0]) == best_average
+            if is_best and complete[method][0].is_frozen:
+                cells[-1] = f"**{cells[-1]}**"
+        rows.append(tuple(cells))
+    measures = _measures(at.values())
+    columns = [
+        "method",
+        "seeds",
+        *(["tried"] if is_searched else []),
+        *(f"{task} ({measures[task]})" if task in measures else task for task in tasks),
+        *(["average"] if len(tasks) > 1 else []),
+    ]
+    title = f"Scores on {backbone}{_size(at.values())}"
+    notes = ["Bold: the best of the methods that leave the backbone frozen."] if has_best else []
+    notes += ["Tried: settings of which the best was taken, by the rows to choose by."] if is_searched else []
+    if seeds is not None:
+        title = f"Scores on {backbone} with the {_named(seeds)} that all methods have"
+    elif not has_best:
+        notes.append(
+            "Methods have different seeds, which may draw other rows; a second table, if any, has those of all."
         )
-        rows = []
-        is_searched = any(one.num_tries > 1 for one in known)
-        for method in methods:
-            own = [one for one in known if (one.backbone, one.method) == (backbone, method)]
-            cells = [method, _seeds([at[method, task] for task in tasks if (method, task) in at])]
-            cells += [_range([one.num_tries for one in own], "{:.0f}".format)] if is_searched else []
-            for task in tasks:
-                one = at.get((method, task))
-                if one is None:
-                    cells.append("failed" if (method, task, backbone) in searched and not comparison.missing else NONE)
-                else:
-                    cells.append(_score(one, is_best=one in best))
-            if len(tasks) > 1:
-                cells.append(NONE if method not in averages else _with_spread(*averages[method]))
-                is_best = method in averages and shown(averages[method][0]) == best_average
-                if is_best and complete[method][0].is_frozen:
-                    cells[-1] = f"**{cells[-1]}**"
-            rows.append(tuple(cells))
-        measures = _measures(at.values())
-        columns = [
-            "method",
-            "seeds",
-            *(["tried"] if is_searched else []),
-            *(f"{task} ({measures[task]})" if task in measures else task for task in tasks),
-        ]
-        columns += ["average"] if len(tasks) > 1 else []
-        tables.append(
-            Table(f"Scores on {backbone}{_size(at.values())}", _score_caption(comparison), tuple(columns), tuple(rows))
-        )
-    return tables
+    return Table(title, _score_caption(comparison, found, *notes), tuple(columns), tuple(rows))
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def cost_tables(comparison: Comparison) -> list[Table]:
@@ -137,7 +185,7 @@ def sweep_tables(comparison: Comparison) -> list[Table]:
             measures = _measures(own)
             columns = (*names, *(f"{task} ({measures[task]})" if task in measures else task for task in tasks))
             about = f"{title}: {method} on {backbone}"
-            tables.append(Table(about, _score_caption(comparison, has_best=False), columns, tuple(rows)))
+            tables.append(Table(about, _score_caption(comparison, own), columns, tuple(rows)))
     return tables
 
 
@@ -250,14 +298,11 @@ def _best(by_task: dict[str, list[Summary]]) -> list[Summary]:
     return best
 
 
-def _score_caption(comparison: Comparison, *, has_best: bool = True) -> str:
-    several = any(one.deviation is not None for one in summaries(comparison.part("main", "depth", "length")))
+def _score_caption(comparison: Comparison, own: Sequence[Summary], *notes: str) -> str:
+    several = any(one.deviation is not None for one in own)
     spread = "mean ± standard deviation over seeds" if several else "one seed"
-    missing = f" {comparison.missing} cells have not run yet." if comparison.missing else ""
-    best = " Bold: the best of the methods that leave the backbone frozen." if has_best else ""
-    if has_best and any(one.num_tries > 1 for one in comparison.outcomes):
-        best += " Tried: settings of which the best was taken, by the rows to choose by."
-    return f"Percent, {spread}. {caption(comparison)}.{best}{missing}"
+    missing = [f"{comparison.missing} cells have not run yet."] if comparison.missing else []
+    return " ".join([f"Percent, {spread}. {caption(comparison)}.", *notes, *missing])
 
 
 def _seeds(own: Sequence[Summary]) -> str:
