@@ -106,7 +106,7 @@ def test_methods_with_other_seeds_are_compared_on_those_of_all(outcome: Make, co
     )
     all_seeds, shared, other = score_tables(made)
     assert all_seeds.rows == (("p-tuning-v2", "3", "70.0 ± 17.3"), ("lora", "1", "80.0"))
-    assert "Bold" not in all_seeds.caption and "a second table, if any, has those of all" in all_seeds.caption
+    assert "Bold" not in all_seeds.caption and "compare them on those that all have" in all_seeds.caption
     assert shared.title == "Scores on small with the seed 11 that all methods have"
     assert shared.rows == (("p-tuning-v2", "1", "**90.0**"), ("lora", "1", "80.0"))
     assert shared.caption.startswith("Percent, one seed.") and "Bold" in shared.caption

@@ -127,9 +127,7 @@ def _score_table(
     if seeds is not None:
         title = f"Scores on {backbone} with the {_named(seeds)} that all methods have"
     elif not has_best:
-        notes.append(
-            "Methods have different seeds, which may draw other rows; a second table, if any, has those of all."
-        )
+        notes.append("Methods have different seeds, which may draw other rows: compare them on those that all have.")
     return Table(title, _score_caption(comparison, found, *notes), tuple(columns), tuple(rows))
 
 
