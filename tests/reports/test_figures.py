@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from ptuning.reports.figures import AVERAGE, figures
+from ptuning.reports.figures import AVERAGE, MAJORITY, figures
 from ptuning.reports.outcomes import Comparison
 from ptuning.reports.style import house_style
 
@@ -143,9 +143,60 @@ def test_where_test_rows_are_reported_those_of_validation_have_chosen(
     made = comparison(*(outcome(m, task, split=own) for m in ("bitfit", "lora") for task, own in tasks.items()))
     drawn = figures(made)
     assert f"chosen by other rows: {chosen_by}" in " ".join(drawn["trained_parameters"].get_suptitle().split())
-    assert f"are chosen by: {chosen_by};" in " ".join(drawn["learning_curves"].get_suptitle().split())
+    assert f"are chosen by: {chosen_by}" in " ".join(drawn["learning_curves"].get_suptitle().split())
     assert drawn["learning_curves"].axes[0].get_ylabel() == axis
     assert _titles(drawn["learning_curves"])[1] == "ner (accuracy, test)"
+
+
+def _lines(panel: Any, label: str) -> list[Any]:
+    return [line for line in panel.lines if line.get_label() == label]
+
+
+def test_the_most_frequent_answer_is_marked_where_it_is_among_the_scores(outcome: Make, comparison: Make) -> None:
+    """Far below, it would leave the scores no room; and a part of the results may be older than that number."""
+    tasks = {"among": 0.75, "below": 0.5, "unknown": None}
+    made = [
+        outcome(method, task, score, majority_score=majority, seed=seed)
+        for task, majority in tasks.items()
+        for seed in (11, 12)
+        for method, score in (("bitfit", 0.7), ("lora", 0.8))
+    ]
+    figure = figures(comparison(*made))["trained_parameters"]
+    at = {panel.get_title().partition(" ")[0]: panel for panel in figure.axes}
+    (line,) = _lines(at["among"], MAJORITY)
+    assert list(line.get_ydata()) == pytest.approx([75.0, 75.0])
+    assert not _lines(at["below"], MAJORITY) and not _lines(at["unknown"], MAJORITY)
+    assert at["below"].get_ylim()[0] > 60.0
+    assert _labels(figure) == ["bitfit", "lora", MAJORITY]
+
+
+def test_sweeps_mark_it_too(outcome: Make, comparison: Make) -> None:
+    made = [
+        outcome("lora", "rte", 0.5 + 0.02 * k, part="depth", place={"layers": f"last:{k}"}, majority_score=0.53)
+        for k in (1, 2, 3)
+    ]
+    (line,) = _lines(figures(comparison(*made))["depth"].axes[0], MAJORITY)
+    assert list(line.get_ydata()) == pytest.approx([53.0, 53.0])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "points"),
+    [
+        ({"bitfit": (11,), "lora": (11,)}, None),
+        ({"bitfit": (11, 12), "lora": (11, 12)}, "; 2 seeds, bars: standard deviation"),
+        ({"bitfit": (11, 12, 13), "lora": (11,)}, "; 1 to 3 seeds, bars: standard deviation"),
+    ],
+)
+def test_a_figure_says_of_how_many_seeds_its_points_are(
+    seeds: dict[str, tuple[int, ...]], points: str | None, outcome: Make, comparison: Make
+) -> None:
+    drawn = figures(comparison(*(outcome(method, seed=seed) for method, own in seeds.items() for seed in own)))
+    said = {name: " ".join(figure.get_suptitle().split()) for name, figure in drawn.items()}
+    if points is None:
+        assert not any("seeds" in words for words in said.values())
+    else:
+        assert said["trained_parameters"].endswith(points)
+        assert said["learning_curves"].endswith("; bands: all seeds")
 
 
 @pytest.mark.parametrize(("selection", "words"), [("held_out", "held-out rows"), ("paper", "The paper's way")])

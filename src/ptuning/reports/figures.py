@@ -15,8 +15,8 @@ from ptuning.reports.style import LINES, MUTED, ONE_COLUMN, TWO_COLUMNS, new_fig
 from ptuning.reports.summaries import (
     Summary,
     average,
-    caption,
     curve_caption,
+    figure_caption,
     measure,
     rows_of_curves,
     summaries,
@@ -32,6 +32,7 @@ _BESIDE_PANEL = 0.45  # inches of labels and gaps
 _LETTER = 4.0  # points: the width of a digit in the names of ticks
 _BARS: dict[str, Any] = {"capsize": 1.8, "elinewidth": 0.7, "capthick": 0.7}
 AVERAGE = "average over tasks"
+MAJORITY = "the most frequent answer"
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -61,7 +62,7 @@ def size_figure(comparison: Comparison) -> Figure | None:
     if len({one.size for one in found}) < 2:
         return None
     tasks, styles = ordered([one.task for one in found]), _styles(comparison)
-    figure, axes = _panels(_titles(tasks), comparison)
+    figure, axes = _panels(_titles(tasks), comparison, figure_caption(comparison, found))
     for panel, title in zip(axes, _titles(tasks), strict=False):
         for method, style in styles.items():
             points = _points_by_backbone(found, method, title, tasks)
@@ -70,8 +71,9 @@ def size_figure(comparison: Comparison) -> Figure | None:
                 _line(panel, x, y, errors, method, style)
         panel.set_xscale("log")
         panel.margins(x=0.1)
+        _mark_majority(panel, [one for one in found if one.task == title])
         _plain_ticks(panel, sorted({one.size for one in found}), _parameters, _columns(axes))
-    _finish(figure, axes, "parameters of the backbone", "score (%)", order=list(styles))
+    _finish(figure, axes, "parameters of the backbone", "score (%)", order=[*styles, MAJORITY])
     return figure
 
 
@@ -83,7 +85,7 @@ def parameters_figure(comparison: Comparison, backbone: str) -> Figure | None:
     tasks, styles = ordered([one.task for one in found]), _styles(comparison)
     titles = _titles(tasks)
     exponents = [math.log10(one.trained) for one in found if one.trained]
-    figure, axes = _panels(titles, comparison)
+    figure, axes = _panels(titles, comparison, figure_caption(comparison, found))
     for panel, title in zip(axes, titles, strict=False):
         for method, style in styles.items():
             own = [one for one in found if one.method == method and title in (one.task, AVERAGE)]
@@ -96,9 +98,10 @@ def parameters_figure(comparison: Comparison, backbone: str) -> Figure | None:
             else:  # nothing is trained, which a log scale has no place for
                 panel.axhline(100 * mean, color=style["color"], linestyle=":", linewidth=1.0, label=method)
         panel.set_xscale("log")
+        _mark_majority(panel, [one for one in found if one.task == title])
         if exponents:  # whole decades, which have labels, and the same in all panels
             panel.set_xlim(10.0 ** math.floor(min(exponents) - 0.1), 10.0 ** math.ceil(max(exponents) + 0.1))
-    _finish(figure, axes, "trained parameters", "score (%)", order=list(styles))
+    _finish(figure, axes, "trained parameters", "score (%)", order=[*styles, MAJORITY])
     return figure
 
 
@@ -137,7 +140,7 @@ def curves_figure(comparison: Comparison, backbone: str) -> Figure | None:
     if not drawn:
         return None
     tasks, styles = ordered([one.task for one in drawn]), _styles(comparison)
-    figure, axes = _panels(tasks, comparison, curve_caption(comparison))
+    figure, axes = _panels(tasks, comparison, curve_caption(comparison, drawn))
     for panel, task in zip(axes, tasks, strict=False):
         for one in drawn:
             if one.task == task:
@@ -167,7 +170,7 @@ def _sweep_figure(
     if len({x for _, _, x in placed}) < 2:
         return None
     tasks = ordered([one.task for one in found])
-    figure, axes = _panels(tasks, comparison)
+    figure, axes = _panels(tasks, comparison, figure_caption(comparison, found))
     names = ordered([name for _, name, _ in placed])
     for panel, task in zip(axes, tasks, strict=False):
         for index, name in enumerate(names):
@@ -179,12 +182,13 @@ def _sweep_figure(
         ticks = sorted({x for one, _, x in placed if one.task == task})
         if base is not None:
             panel.set_xscale("log", base=base)
+        _mark_majority(panel, [one for one in found if one.task == task])
         _plain_ticks(panel, ticks, label, _columns(axes))
-    _finish(figure, axes, x_label, "score (%)", order=names)
+    _finish(figure, axes, x_label, "score (%)", order=[*names, MAJORITY])
     return figure
 
 
-def _panels(titles: Sequence[str], comparison: Comparison, about: str | None = None) -> tuple[Figure, tuple[Axes, ...]]:
+def _panels(titles: Sequence[str], comparison: Comparison, about: str) -> tuple[Figure, tuple[Axes, ...]]:
     columns = min(len(titles), _MOST_COLUMNS)
     rows = math.ceil(len(titles) / columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
@@ -194,7 +198,7 @@ def _panels(titles: Sequence[str], comparison: Comparison, about: str | None = N
         panel.grid(True)
     for panel in axes[len(titles) :]:
         panel.set_visible(False)
-    _caption(figure, about or caption(comparison), width)
+    _caption(figure, about, width)
     return figure, axes
 
 
@@ -247,6 +251,18 @@ def _line(
         return
     bars = [100 * (error or 0.0) for error in errors]
     panel.errorbar(x, heights, yerr=bars, label=label, **style, **_BARS)
+
+
+def _mark_majority(panel: Axes, own: Sequence[Summary]) -> None:
+    """A line where always giving the most frequent answer is, if that is among the scores of a panel, drawn before.
+
+    Where it is far below them it says nothing, and would leave them no room.
+    """
+    known = [one.majority for one in own if one.majority is not None]
+    low, high = panel.get_ylim()
+    if known and low < 100 * fmean(known) < high:
+        panel.axhline(100 * fmean(known), color=MUTED, linestyle="--", linewidth=0.8, zorder=1, label=MAJORITY)
+        panel.set_ylim(low, high)
 
 
 def _curve(panel: Axes, curves: Sequence[Sequence[Evaluation]], label: str, style: dict[str, Any]) -> None:

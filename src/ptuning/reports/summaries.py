@@ -19,13 +19,31 @@ def caption(comparison: Comparison) -> str:
     return f"Scores on held-out rows; epochs and settings were chosen by other rows: {_rows_to_choose_by(comparison)}"
 
 
-def curve_caption(comparison: Comparison) -> str:
-    """What the scores of learning curves are on."""
+def figure_caption(comparison: Comparison, own: Sequence[Summary]) -> str:
+    """What the scores of a figure are on, and what its points are where they are not of one seed each.
+
+    Args:
+        comparison: that it is of.
+        own: what it shows.
+    """
+    counts = sorted({len(one.results) for one in own if one.results})
+    if not counts or counts == [1]:
+        return caption(comparison)
+    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    return f"{caption(comparison)}; {seeds}, bars: standard deviation"
+
+
+def curve_caption(comparison: Comparison, own: Sequence[Summary]) -> str:
+    """What the scores of learning curves are on, and what a band is where there is one.
+
+    Args:
+        comparison: that they are of.
+        own: those drawn.
+    """
+    bands = "; bands: all seeds" if any(len(one.results) > 1 for one in own) else ""
     if comparison.selection == "paper":
-        return "The paper's way: scores on the validation rows, the best of which is reported; bands: all seeds"
-    return (
-        f"Scores on the rows that epochs and settings are chosen by: {_rows_to_choose_by(comparison)}; bands: all seeds"
-    )
+        return f"The paper's way: scores on the validation rows, the best of which is reported{bands}"
+    return f"Scores on the rows that epochs and settings are chosen by: {_rows_to_choose_by(comparison)}{bands}"
 
 
 def rows_of_curves(comparison: Comparison) -> str:
@@ -102,6 +120,13 @@ class Summary:
         """Standard deviation of the scores over seeds (divided by n - 1); None for one."""
         scores = [result.score for result in self.results]
         return stdev(scores) if len(scores) > 1 else None
+
+    @property
+    def majority(self) -> float | None:
+        """What always giving the most frequent answer scores; mean over seeds, None where one does not say."""
+        scores = [result.majority_score for result in self.results]
+        known = [score for score in scores if score is not None]
+        return fmean(known) if known and len(known) == len(scores) else None
 
     @property
     def is_frozen(self) -> bool:
