@@ -18,7 +18,7 @@ from filelock import FileLock
 from ptuning import evaluation
 from ptuning.compare.run import compare_methods
 from ptuning.compare.settings import CompareConfig
-from ptuning.errors import CheckpointError, ConfigError, DataError
+from ptuning.errors import BackboneError, CheckpointError, ConfigError, DataError
 from ptuning.evaluation import Evaluation, evaluate
 from ptuning.reports.outcomes import Comparison, Result, read_results
 
@@ -214,6 +214,12 @@ def test_data_that_are_not_there_are_said_before_anything_runs(settings: Make, t
     tasks = {"colours": {"task": "classification", "data.path": str(tmp_path / "nowhere")}}
     with pytest.raises(DataError, match="^p-tuning-v2, colours, tiny: .*nowhere is no directory"):
         compare_methods(settings(tmp_path / "out", tasks=tasks))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_that_is_not_there_is_said_before_anything_runs(settings: Make, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="^p-tuning-v2, colours, tiny: .*nowhere' was not found: there is no such"):
+        compare_methods(settings(tmp_path / "out", backbones={"tiny": {"backbone": str(tmp_path / "nowhere")}}))
     assert not (tmp_path / "out").exists()
 
 

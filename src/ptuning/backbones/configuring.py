@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 from ptuning.backbones import embedded, glm
 from ptuning.backbones.direction import Direction, switch_config
 from ptuning.backbones.families import Family, find_family, has_capped_scores
+from ptuning.backbones.paths import no_directory, require_directory
 from ptuning.errors import BackboneError, PtuningError
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -131,8 +131,7 @@ def _why_not(asked: Configured, attention: str) -> Exception | None:
 
 
 def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
-    if os.path.isfile(source) or (_can_only_be_a_path(source) and not Path(source).is_dir()):
-        raise _no_directory(name)
+    require_directory(name)
     if refusal := glm.missing_config(source):
         raise refusal
     try:
@@ -143,34 +142,11 @@ def _load_config(name: str, source: str, options: dict[str, Any]) -> Any:
     except (OSError, ValueError, KeyError) as error:
         may_be_a_path = Path(source).parent.name and Path(source).parent.is_dir() and not Path(source).exists()
         if may_be_a_path and isinstance(error, OSError):
-            raise _no_directory(name, on_the_hub=first_line(error)) from error
+            raise no_directory(name, on_the_hub=first_line(error)) from error
         raise BackboneError(
             f"the backbone {name!r} was not found or has no readable config.json: {first_line(error)}. "
             "Give a Hugging Face name, a local directory in hub layout, or `minilm`."
         ) from error
-
-
-def _can_only_be_a_path(source: str) -> bool:
-    """Whether this is no name of the hub, which are `name` or `owner/name`."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-
-
-def _no_directory(name: str, *, on_the_hub: str | None = None) -> BackboneError:
-    """What to say of a path that is no directory; `on_the_hub`: why it gave nothing as a name of the hub either."""
-    path = Path(name)
-    if path.is_file():
-        found = "is a file"
-    else:
-        here = "" if path.is_absolute() or name.startswith("~") else f" in {Path.cwd()}"
-        found = f"was not found: there is no such directory{here}"
-    if on_the_hub is not None:
-        found += f", and as a name of the hub it gave: {on_the_hub}"
-    tilde = ", ~ written out" if name.startswith("~") else ""
-    return BackboneError(
-        f"the backbone {name!r} {found}. Expected a directory in hub layout, with config.json, weights and tokenizer, "
-        f"a Hugging Face name, or `minilm`. Correct the path{tilde}; where a saved prompt names a directory that was "
-        "moved, say where it is now: --backbone, or backbone= in Python."
-    )
 
 
 def first_line(error: Exception) -> str:

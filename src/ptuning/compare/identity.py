@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ptuning.backbones import embedded
+from ptuning.backbones.paths import require_directory
 from ptuning.config import METHODS, RunConfig, with_method_defaults
 from ptuning.config.methods import STARTS
 from ptuning.data.file_names import find_splits
@@ -58,6 +59,7 @@ def cell_key(config: RunConfig, split: str) -> str:
         split: that is reported.
 
     Raises:
+        BackboneError: the backbone is in a directory that is not there.
         DataError: the data are in a directory that is not there.
     """
     words = re.sub(r"[^\w.]+", "-", f"{config.method}-{config.task}-{config.training.seed}").strip("-")
@@ -91,6 +93,7 @@ def portable_settings(config: RunConfig) -> dict[str, Any]:
 
 def _deciding(config: RunConfig, split: str) -> dict[str, Any]:
     """What decides a result, with what is left to the method and the preset, so that a change there is another cell."""
+    require_directory(config.backbone)
     config = with_method_defaults(config, hidden_size=_hidden_size(config.backbone))
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "recipe"})
     method = METHODS[config.method]

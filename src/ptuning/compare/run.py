@@ -48,6 +48,7 @@ def compare_methods(config: CompareConfig, *, watcher: Watcher | None = None, ta
 
     Raises:
         ConfigError: settings that contradict each other, or another process is at work in the directory.
+        BackboneError: a backbone is in a directory that is not there.
         DataError: data are in a directory that is not there.
         CheckpointError: with `tables_only`, nothing is finished; or `results.json` is damaged.
     """
