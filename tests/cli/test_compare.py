@@ -36,8 +36,9 @@ def test_a_table_and_what_failed_and_status_1(ptuning: Ptuning, arguments: list[
     assert "Scores on tiny" in result.out and "Costs on tiny" in result.out
     assert "Scores on held-out rows; epochs and settings were chosen by other rows: rows cut from train" in result.out
     lines = result.out.splitlines()
-    (row,) = [line for line in lines if line.split()[:2] == ["p-tuning-v2", "1"] and "*" in line]
-    assert row.split()[1:] == ["1", row.split()[2], "*"]
+    row = next(line for line in lines if line.split()[:2] == ["p-tuning-v2", "1"])
+    is_chance = "A task has no best" in " ".join(result.out.split())  # a tiny model that learns two epochs may be there
+    assert row.split()[3:] == ([] if is_chance else ["*"]) and "*: the best" in result.out
     assert any(line.split() == ["too", "long", "1", "failed"] for line in lines)
     assert lines[-1] == f"tables and figures: {tmp_path / 'out'}"
     assert "2 cells, 2 at once\n" in result.err and "[2/2] " in result.err

@@ -170,6 +170,15 @@ def test_the_most_frequent_answer_is_marked_where_it_is_among_the_scores(outcome
     assert _labels(figure) == ["bitfit", "lora", MAJORITY]
 
 
+def test_it_is_a_band_where_methods_have_other_rows(outcome: Make, comparison: Make) -> None:
+    made = [outcome("lora", score=0.7, majority_score=0.6)]
+    made += [outcome("bitfit", score=0.5, majority_score=share, seed=seed) for seed, share in ((11, 0.6), (12, 0.54))]
+    panel = figures(comparison(*made))["trained_parameters"].axes[0]
+    (band,) = [patch for patch in panel.patches if patch.get_label() == MAJORITY]
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((57.0, 60.0))
+    assert not _lines(panel, MAJORITY)
+
+
 def test_sweeps_mark_it_too(outcome: Make, comparison: Make) -> None:
     made = [
         outcome("lora", "rte", 0.5 + 0.02 * k, part="depth", place={"layers": f"last:{k}"}, majority_score=0.53)

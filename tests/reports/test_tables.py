@@ -80,6 +80,24 @@ def test_the_best_frozen_method_is_bold_even_below_fine_tuning(outcome: Make, co
     assert "one seed" in table.caption
 
 
+def test_nothing_is_bold_where_no_frozen_method_is_above_the_most_frequent_answer(
+    outcome: Make, comparison: Make
+) -> None:
+    """Scores that all have by saying one thing are no best, also where they are only shown as high."""
+    at = {"level": 0.564, "above": 0.56, "below": 0.5649}
+    made = [
+        outcome(method, task, score, majority_score=at[task])
+        for task in at
+        for method, score in (("bitfit", 0.564), ("lora", 0.564), ("linear-probe", 0.53), ("fine-tuning", 0.6))
+    ]
+    (table,) = score_tables(comparison(*made))
+    assert table.rows[0] == ("bitfit", "1", "56.4", "**56.4**", "56.4", "**56.4**")
+    assert table.rows[2] == ("linear-probe", "1", "53.0", "53.0", "53.0", "53.0")
+    assert table.caption.endswith("A task has no best where none is above always giving the most frequent answer.")
+    (table,) = score_tables(comparison(*(one for one in made if one.task == "above")))
+    assert "no best" not in table.caption
+
+
 def test_failed_and_missing_cells_are_shown(outcome: Make, comparison: Make) -> None:
     made = comparison(
         outcome("bitfit", "rte", None, seed=1),

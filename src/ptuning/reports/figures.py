@@ -254,15 +254,20 @@ def _line(
 
 
 def _mark_majority(panel: Axes, own: Sequence[Summary]) -> None:
-    """A line where always giving the most frequent answer is, if that is among the scores of a panel, drawn before.
+    """Marks where always giving the most frequent answer is, if that is among the scores of a panel, drawn before.
 
-    Where it is far below them it says nothing, and would leave them no room.
+    It is a line, or a band where methods have other seeds and so other rows to report on. Where it is far below the
+    scores it says nothing, and would leave them no room.
     """
-    known = [one.majority for one in own if one.majority is not None]
-    low, high = panel.get_ylim()
-    if known and low < 100 * fmean(known) < high:
-        panel.axhline(100 * fmean(known), color=MUTED, linestyle="--", linewidth=0.8, zorder=1, label=MAJORITY)
-        panel.set_ylim(low, high)
+    known = [100 * one.majority for one in own if one.majority is not None]
+    bottom, top = panel.get_ylim()
+    if not known or not bottom < fmean(known) < top:
+        return
+    if max(known) - min(known) < 0.05:  # shown as the same
+        panel.axhline(fmean(known), color=MUTED, linestyle="--", linewidth=0.8, zorder=1, label=MAJORITY)
+    else:
+        panel.axhspan(min(known), max(known), color=MUTED, alpha=0.25, linewidth=0, zorder=1, label=MAJORITY)
+    panel.set_ylim(bottom, top)
 
 
 def _curve(panel: Axes, curves: Sequence[Sequence[Evaluation]], label: str, style: dict[str, Any]) -> None:

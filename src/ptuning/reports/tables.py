@@ -87,7 +87,9 @@ def _score_table(
     methods = ordered([one.method for one in known if one.backbone == backbone])
     tasks = ordered([one.task for one in known if one.backbone == backbone])
     at = {(one.method, one.task): one for one in found if one.backbone == backbone}
-    best = _best({task: [at[m, task] for m in methods if (m, task) in at] for task in tasks}) if has_best else []
+    by_task = {task: [at[m, task] for m in methods if (m, task) in at] for task in tasks} if has_best else {}
+    best = [one for own in by_task.values() for one in _best(own)]
+    is_any_no_better = any(_top(own) and not _best(own) for own in by_task.values())
     complete = {m: [at[m, t] for t in tasks] for m in methods if all((m, t) in at and at[m, t].results for t in tasks)}
     averages = {method: average(own) for method, own in complete.items()} if len(tasks) > 1 else {}
     best_average = max(
@@ -123,6 +125,9 @@ def _score_table(
     ]
     title = f"Scores on {backbone}{_size(at.values())}"
     notes = ["Bold: the best of the methods that leave the backbone frozen."] if has_best else []
+    notes += (
+        ["A task has no best where none is above always giving the most frequent answer."] if is_any_no_better else []
+    )
     notes += ["Tried: settings of which the best was taken, by the rows to choose by."] if is_searched else []
     if seeds is not None:
         title = f"Scores on {backbone} with the {_named(seeds)} that all methods have"
@@ -286,14 +291,18 @@ def _with_spread(mean: float, deviation: float | None) -> str:
     return shown(mean) if deviation is None else f"{shown(mean)} ± {shown(deviation)}"
 
 
-def _best(by_task: dict[str, list[Summary]]) -> list[Summary]:
-    """The best frozen methods of each task; several where they show the same."""
-    best = []
-    for own in by_task.values():
-        frozen = [one for one in own if one.is_frozen and one.results]
-        top = max((float(shown(one.mean)) for one in frozen), default=None)
-        best += [one for one in frozen if float(shown(one.mean)) == top]
-    return best
+def _best(own: Sequence[Summary]) -> list[Summary]:
+    """The best frozen methods of a task; several where they show the same, none where they show no more than chance."""
+    top = _top(own)
+    majorities = [float(shown(one.majority)) for one in top if one.majority is not None]
+    return [] if majorities and float(shown(top[0].mean)) <= max(majorities) else top
+
+
+def _top(own: Sequence[Summary]) -> list[Summary]:
+    """The frozen methods of a task with the highest score as it is shown."""
+    frozen = [one for one in own if one.is_frozen and one.results]
+    top = max((float(shown(one.mean)) for one in frozen), default=None)
+    return [one for one in frozen if float(shown(one.mean)) == top]
 
 
 def _score_caption(comparison: Comparison, own: Sequence[Summary], *notes: str) -> str:
