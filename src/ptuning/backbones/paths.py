@@ -9,7 +9,7 @@ from ptuning.errors import BackboneError
 
 
 def require_directory(name: str) -> None:
-    """Makes sure that what can only be a path is a directory; a name that may be one of the hub is not looked at.
+    """Makes sure that what can only be a path is a directory, and that what may be a name of the hub is no file here.
 
     Raises:
         BackboneError: there is none, or it is a file.

@@ -254,20 +254,21 @@ def _line(
 
 
 def _mark_majority(panel: Axes, own: Sequence[Summary]) -> None:
-    """Marks where always giving the most frequent answer is, if that is among the scores of a panel, drawn before.
+    """Marks where always giving the most frequent answer is, among the scores of a panel, drawn before, or above them.
 
-    It is a line, or a band where methods have other seeds and so other rows to report on. Where it is far below the
-    scores it says nothing, and would leave them no room.
+    It is a line, or two with a band between where methods have other seeds and so other rows to report on. Where it is
+    below all scores it says little, and would leave them no room.
     """
     known = [100 * one.majority for one in own if one.majority is not None]
     bottom, top = panel.get_ylim()
-    if not known or not bottom < fmean(known) < top:
+    if not known or fmean(known) <= bottom:
         return
-    if max(known) - min(known) < 0.05:  # shown as the same
-        panel.axhline(fmean(known), color=MUTED, linestyle="--", linewidth=0.8, zorder=1, label=MAJORITY)
-    else:
-        panel.axhspan(min(known), max(known), color=MUTED, alpha=0.25, linewidth=0, zorder=1, label=MAJORITY)
-    panel.set_ylim(bottom, top)
+    low, high = min(known), max(known)
+    for height in dict.fromkeys((low, high)):
+        panel.axhline(height, color=MUTED, linestyle="--", linewidth=0.8, zorder=1, label=MAJORITY)
+    if low < high:
+        panel.axhspan(low, high, color=MUTED, alpha=0.15, linewidth=0, zorder=1)
+    panel.set_ylim(bottom, max(top, high + 0.05 * (high - bottom)))
 
 
 def _curve(panel: Axes, curves: Sequence[Sequence[Evaluation]], label: str, style: dict[str, Any]) -> None:

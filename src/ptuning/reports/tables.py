@@ -40,8 +40,8 @@ class Table:
 def score_tables(comparison: Comparison) -> list[Table]:
     """Methods x tasks, a table a backbone: mean and spread over seeds in percent, the best frozen methods bold.
 
-    Where methods have different seeds, which draw different rows, nothing is bold there, and a second table has the
-    seeds that all of them have.
+    A task has no best where none is above always giving the most frequent answer. Where methods have different seeds,
+    which draw different rows, nothing is bold, and a second table has the seeds that all of them have.
     """
     outcomes = comparison.part("main")
     tables = []
@@ -292,7 +292,10 @@ def _with_spread(mean: float, deviation: float | None) -> str:
 
 
 def _best(own: Sequence[Summary]) -> list[Summary]:
-    """The best frozen methods of a task; several where they show the same, none where they show no more than chance."""
+    """The best frozen methods of a task; several where they show the same.
+
+    There is none where they show no more than always giving the most frequent answer.
+    """
     top = _top(own)
     majorities = [float(shown(one.majority)) for one in top if one.majority is not None]
     return [] if majorities and float(shown(top[0].mean)) <= max(majorities) else top
