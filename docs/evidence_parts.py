@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ptuning.reports.summaries import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "evidence.md"
@@ -57,19 +61,10 @@ def _study(name: str) -> list[str]:
 
 def _gap() -> list[str]:
     """P-Tuning v2 beside fine-tuning, set by set, and on average over the sets that count."""
-    from ptuning.reports.outcomes import read_results
-    from ptuning.reports.summaries import summaries
-    from ptuning.reports.tables import shown
-
-    results = RESULTS / "evidence" / "results.json"
-    found = summaries(read_results(results).part("main")) if results.is_file() else []
-    at = {(one.method, one.task): one.mean for one in found if one.results}
-    tasks = [task for method, task in at if method == "p-tuning-v2" and {(m, task) for m in _COMPARED} <= at.keys()]
+    at = _summaries("evidence")
+    tasks = _with_all_three(at)
     if not tasks:
         return ["No set has the three methods yet."]
-    majorities = {
-        one.task: result.majority_score for one in found for result in one.results if result.majority_score is not None
-    }
     lines = [
         "| set | fine-tuning | P-Tuning v2 | difference | linear probe | majority | counts |",
         "| --- |" + " --- |" * 6,
@@ -77,16 +72,47 @@ def _gap() -> list[str]:
     gaps = []
     for task in tasks:
         prompts, tuned, probe = (at[method, task] for method in _COMPARED)
-        majority = majorities.get(task)
-        counts = tuned - max(probe, majority or 0.0) >= _COUNTS_FROM
-        gaps += [prompts - tuned] if counts else []
-        scores = f"{shown(tuned)} | {shown(prompts)} | {100 * (prompts - tuned):+.1f} | {shown(probe)}"
-        scores += f" | {'-' if majority is None else shown(majority)}"
-        lines.append(f"| {task} | {scores} | {'yes' if counts else 'no'} |")
+        counts = tuned.mean - max(probe.mean, tuned.majority or 0.0) >= _COUNTS_FROM
+        gaps += [prompts.mean - tuned.mean] if counts else []
+        lines.append(f"{_gap_of(prompts, tuned, probe)} {'yes' if counts else 'no'} |")
     if gaps:
         sets = "1 set" if len(gaps) == 1 else f"{len(gaps)} sets"
         lines.append(f"| mean of those that count | | | {100 * sum(gaps) / len(gaps):+.1f} | | | {sets} |")
     return lines
+
+
+def _gap_apart() -> list[str]:
+    """P-Tuning v2 beside fine-tuning on the sets that no average has."""
+    at = _summaries("evidence_apart")
+    tasks = _with_all_three(at)
+    if not tasks:
+        return ["No set has the three methods yet."]
+    lines = ["| set | fine-tuning | P-Tuning v2 | difference | linear probe | majority |", "| --- |" + " --- |" * 5]
+    return lines + [_gap_of(*(at[method, task] for method in _COMPARED)) for task in tasks]
+
+
+def _summaries(name: str) -> dict[tuple[str, str], Summary]:
+    """(method, task) -> what it came to in the table of a study."""
+    from ptuning.reports.outcomes import read_results
+    from ptuning.reports.summaries import summaries
+
+    results = RESULTS / name / "results.json"
+    found = summaries(read_results(results).part("main")) if results.is_file() else []
+    return {(one.method, one.task): one for one in found if one.results}
+
+
+def _with_all_three(at: Mapping[tuple[str, str], Summary]) -> list[str]:
+    """Tasks for which all methods of the gap are finished."""
+    return [task for method, task in at if method == _COMPARED[0] and {(m, task) for m in _COMPARED} <= at.keys()]
+
+
+def _gap_of(prompts: Summary, tuned: Summary, probe: Summary) -> str:
+    from ptuning.reports.tables import shown
+
+    difference = f"{100 * (prompts.mean - tuned.mean):+.1f}"
+    majority = "-" if tuned.majority is None else shown(tuned.majority)
+    cells = (tuned.task, shown(tuned.mean), shown(prompts.mean), difference, shown(probe.mean), majority)
+    return f"| {' | '.join(cells)} |"
 
 
 _COMPARED = ("p-tuning-v2", "fine-tuning", "linear-probe")
@@ -106,6 +132,7 @@ PARTS: dict[str, Callable[[], Sequence[str]]] = {
     "settings": _recipe,
     "methods": lambda: _study("evidence"),
     "gap": _gap,
+    "apart": lambda: [*_gap_apart(), "", *_study("evidence_apart")],
     "depth and length": lambda: _study("depth_and_length"),
     "verbalizer": lambda: _study("verbalizer"),
 }
