@@ -81,7 +81,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "start": {
         f"{name}, rate {rate:g}": {**start, "training.learning_rate": rate}
         for name, start in _STARTS.items()
-        for rate in (5e-3, 1e-2, 2e-2, 4e-2)
+        for rate in (5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
     },
     "head rate": {
         f"head rate {rate:g}": {**_BASE, "training.head_learning_rate": rate} for rate in (5e-4, 2e-3, 5e-3, 2e-2)
