@@ -207,7 +207,7 @@ def test_a_figure_says_of_how_many_seeds_its_points_are(
         assert not any("seeds" in words for words in said.values())
     else:
         assert said["trained_parameters"].endswith(points)
-        assert said["learning_curves"].endswith("; bands: all seeds")
+        assert said["learning_curves"].endswith(points.replace("bars: standard deviation", "bands: all of them"))
 
 
 @pytest.mark.parametrize(("selection", "words"), [("held_out", "held-out rows"), ("paper", "The paper's way")])

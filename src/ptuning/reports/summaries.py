@@ -26,11 +26,8 @@ def figure_caption(comparison: Comparison, own: Sequence[Summary]) -> str:
         comparison: that it is of.
         own: what it shows.
     """
-    counts = sorted({len(one.results) for one in own if one.results})
-    if not counts or counts == [1]:
-        return caption(comparison)
-    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    return f"{caption(comparison)}; {seeds}, bars: standard deviation"
+    seeds = _seeds(own)
+    return f"{caption(comparison)}; {seeds}, bars: standard deviation" if seeds else caption(comparison)
 
 
 def curve_caption(comparison: Comparison, own: Sequence[Summary]) -> str:
@@ -40,10 +37,19 @@ def curve_caption(comparison: Comparison, own: Sequence[Summary]) -> str:
         comparison: that they are of.
         own: those drawn.
     """
-    bands = "; bands: all seeds" if any(len(one.results) > 1 for one in own) else ""
+    seeds = _seeds(own)
+    bands = f"; {seeds}, bands: all of them" if seeds else ""
     if comparison.selection == "paper":
         return f"The paper's way: scores on the validation rows, the best of which is reported{bands}"
     return f"Scores on the rows that epochs and settings are chosen by: {_rows_to_choose_by(comparison)}{bands}"
+
+
+def _seeds(own: Sequence[Summary]) -> str:
+    """How many seeds each has, in words; empty where all have one."""
+    counts = sorted({len(one.results) for one in own if one.results})
+    if not counts or counts == [1]:
+        return ""
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
 def rows_of_curves(comparison: Comparison) -> str:
