@@ -278,8 +278,14 @@ def test_tables_of_the_recipe_study_average_over_sets_only_where_there_are_sever
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.name)
-def test_a_study_is_a_comparison_with_cells_and_says_how_it_is_run(path: Path) -> None:
+def test_a_study_is_a_comparison_with_cells_and_says_how_it_is_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load_compare_config(path)
+    monkeypatch.chdir(tmp_path)
+    for settings in config.backbones.values():  # a directory that its first command would make
+        if settings.get("backbone", "").startswith("./"):
+            Path(settings["backbone"]).mkdir(parents=True)
     assert main_cells(config, {(m, t, b): {} for m in config.search for t in config.tasks for b in config.backbones})
     assert config.output == f"benchmarks/results/{path.stem}"
     text = path.read_text(encoding="utf-8")
