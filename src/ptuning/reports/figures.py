@@ -259,7 +259,7 @@ def _mark_majority(panel: Axes, own: Sequence[Summary]) -> None:
     It is a line, or two with a band between where methods have other seeds and so other rows to report on. Where it is
     below all scores it says little, and would leave them no room.
     """
-    known = [100 * one.majority for one in own if one.majority is not None]
+    known = [round(100 * one.majority, 6) for one in own if one.majority is not None]  # or equal means differ by a bit
     bottom, top = panel.get_ylim()
     if not known or fmean(known) <= bottom:
         return

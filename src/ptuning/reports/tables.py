@@ -125,9 +125,8 @@ def _score_table(
     ]
     title = f"Scores on {backbone}{_size(at.values())}"
     notes = ["Bold: the best of the methods that leave the backbone frozen."] if has_best else []
-    notes += (
-        ["A task has no best where none is above always giving the most frequent answer."] if is_any_no_better else []
-    )
+    if is_any_no_better:
+        notes.append("A task has no best where none is above always giving the most frequent answer.")
     notes += ["Tried: settings of which the best was taken, by the rows to choose by."] if is_searched else []
     if seeds is not None:
         title = f"Scores on {backbone} with the {_named(seeds)} that all methods have"
